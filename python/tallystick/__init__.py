@@ -1,0 +1,19 @@
+"""tallystick: the aggregation engine for federated learning among parties that do not trust one another."""
+
+from . import errors
+from ._backend import cpu_best, cpu_level, cuda_status, num_threads, set_cpu_level, set_num_threads
+from .errors import TallystickError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TallystickError",
+    "__version__",
+    "cpu_best",
+    "cpu_level",
+    "cuda_status",
+    "errors",
+    "num_threads",
+    "set_cpu_level",
+    "set_num_threads",
+]

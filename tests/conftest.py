@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests: CPU levels, thread counts, and the gpu marker."""
+
+from __future__ import annotations
+
+import pytest
+
+import tallystick as ts
+
+ORDER = ["scalar", "avx2", "avx512"]
+LEVELS = ORDER[: ORDER.index(ts.cpu_level()) + 1]  # TALLYSTICK_CPU lowers what a run may use
+
+
+@pytest.fixture(params=LEVELS)
+def level(request):
+    """Each CPU level that this run may use, in force during the test."""
+    before = ts.cpu_level()
+    ts.set_cpu_level(request.param)
+    yield request.param
+    ts.set_cpu_level(before)
+
+
+@pytest.fixture(params=[1, 2, 3, 4])
+def threads(request):
+    """1 to 4 threads, in force during the test."""
+    before = ts.num_threads()
+    ts.set_num_threads(request.param)
+    yield request.param
+    ts.set_num_threads(before)
+
+
+def pytest_collection_modifyitems(config, items):
+    count, why = ts.cuda_status()
+    if count == 0:
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=why))
