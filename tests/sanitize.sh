@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Builds _core with ASan and UBSan into a folder of its own and runs the native tests on it.
+# Usage: PY=.venv/bin/python bash tests/sanitize.sh [pytest arguments]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PY=${PY:-python3}
+build=build/sanitize
+"$PY" -m pip install -q cmake ninja "pybind11>=3"
+cmake=$(dirname "$PY")/cmake; [ -x "$cmake" ] || cmake=cmake
+ninja=$(dirname "$PY")/ninja; [ -x "$ninja" ] || ninja=$(command -v ninja)
+"$cmake" -S . -B $build -G Ninja -DCMAKE_MAKE_PROGRAM="$ninja" -DPython_EXECUTABLE="$(command -v "$PY")" \
+    -Dpybind11_DIR="$("$PY" -m pybind11 --cmakedir)" -DCMAKE_INSTALL_PREFIX=$PWD/$build/site \
+    -DTALLYSTICK_CUDA=OFF -DTALLYSTICK_VERIFY=ON -DTALLYSTICK_SANITIZE=address,undefined > $build.log 2>&1 ||
+    { cat $build.log; exit 1; }
+"$cmake" --build $build >> $build.log 2>&1 || { tail -50 $build.log; exit 1; }
+rm -rf $build/site && mkdir -p $build/site
+cp -r python/tallystick $build/site/ && find $build/site -name '*.so' -delete
+"$cmake" --install $build >> $build.log
+arguments=("$@")
+[ ${#arguments[@]} -gt 0 ] || arguments=(tests/test_aggregate_core.py tests/test_merkle.py tests/test_arrays.py tests/test_frame.py)
+LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
+    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$build/site \
+    "$PY" -P -m pytest -q -s -p no:cacheprovider -m "not slow" "${arguments[@]}"
