@@ -5,7 +5,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PY=${PY:-python3}
 build=build/sanitize
-"$PY" -m pip install -q cmake ninja "pybind11>=3"
 cmake=$(dirname "$PY")/cmake; [ -x "$cmake" ] || cmake=cmake
 ninja=$(dirname "$PY")/ninja; [ -x "$ninja" ] || ninja=$(command -v ninja)
 "$cmake" -S . -B $build -G Ninja -DCMAKE_MAKE_PROGRAM="$ninja" -DPython_EXECUTABLE="$(command -v "$PY")" \
@@ -18,6 +17,12 @@ cp -r python/tallystick $build/site/ && find $build/site -name '*.so' -delete
 "$cmake" --install $build >> $build.log
 arguments=("$@")
 [ ${#arguments[@]} -gt 0 ] || arguments=(tests/test_aggregate_core.py tests/test_merkle.py tests/test_arrays.py tests/test_frame.py)
+PYTHONPATH=$build/site "$PY" - <<'E'  # an editable install in this environment would win over PYTHONPATH
+import importlib.util, sys
+origin = importlib.util.find_spec("tallystick").origin
+if "build/sanitize/site" not in origin:
+    sys.exit(f"{origin} would be tested, not the sanitized build: use an environment without tallystick")
+E
 LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
     ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$build/site \
-    "$PY" -P -m pytest -q -s -p no:cacheprovider -m "not slow" "${arguments[@]}"
+    "$PY" -m pytest -q -s -p no:cacheprovider -m "not slow" "${arguments[@]}"
