@@ -1,4 +1,4 @@
-#include "bind.h"
 #include "aggregate.h"
+#include "bind.h"
 
 void tallystick::bind_aggregate(pybind11::module_&) {}

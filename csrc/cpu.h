@@ -40,13 +40,15 @@ Variants(Fn, Fn, Fn) -> Variants<Fn>;
 #if defined(__clang__)
 #define TALLYSTICK_AVX2_BEGIN \
     _Pragma("clang attribute push(__attribute__((target(\"avx2,fma,f16c,bmi2\"))), apply_to = function)")
-#define TALLYSTICK_AVX512_BEGIN                                                                          \
-    _Pragma(                                                                                             \
-        "clang attribute push(__attribute__((target(\"avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512vl,avx512dq\"))), apply_to = function)")
+#define TALLYSTICK_AVX512_BEGIN                                                                              \
+    _Pragma(                                                                                                 \
+        "clang attribute "                                                                                   \
+        "push(__attribute__((target(\"avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512vl,avx512dq\"))), apply_to " \
+        "= function)")
 #define TALLYSTICK_TARGET_END _Pragma("clang attribute pop")
 #else
 #define TALLYSTICK_AVX2_BEGIN _Pragma("GCC push_options") _Pragma("GCC target(\"avx2,fma,f16c,bmi2\")")
-#define TALLYSTICK_AVX512_BEGIN    \
+#define TALLYSTICK_AVX512_BEGIN          \
     _Pragma("GCC push_options") _Pragma( \
         "GCC target(\"avx2,fma,f16c,bmi2,avx512f,avx512bw,avx512vl,avx512dq,prefer-vector-width=512\")")
 #define TALLYSTICK_TARGET_END _Pragma("GCC pop_options")

@@ -38,7 +38,8 @@ int default_threads() {
         const long count = std::strtol(text, &end, 10);
         if (name[0] == 'T') {
             if (*end)
-                throw std::invalid_argument(std::string(name) + ": a whole number expected, got '" + text + "'");
+                throw std::invalid_argument(std::string(name) + ": a whole number expected, got '" + text +
+                                            "'");
             return checked_count(count, name);
         }
         if (count >= 1) return static_cast<int>(std::min<long>(count, kMaxThreads));  // "4,2" means 4 outside
@@ -55,7 +56,7 @@ using Task = std::function<void(std::size_t)>;
 
 // One set of worker threads. Never destroyed while its threads run, and leaked in a forked child.
 class Workers {
- public:
+  public:
     explicit Workers(int count) {
         for (int i = 0; i < count; ++i) threads_.emplace_back([this] { work(); });
     }
@@ -85,7 +86,7 @@ class Workers {
         done_.wait(lock, [this] { return active_ == 0; });
     }
 
- private:
+  private:
     void take(const Task& task, std::size_t chunks) {
         for (std::size_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < chunks;) task(i);
     }
@@ -133,8 +134,8 @@ Pool& pool() {
         auto* created = new Pool;
         pthread_atfork(nullptr, nullptr, [] {
             Pool& inherited = pool();
-            inherited.workers = nullptr;            // the parent's threads do not exist here
-            new (&inherited.caller) std::mutex;     // may have been held by another thread of the parent
+            inherited.workers = nullptr;         // the parent's threads do not exist here
+            new (&inherited.caller) std::mutex;  // may have been held by another thread of the parent
             inside_pool = false;
         });
         return created;
@@ -158,7 +159,8 @@ void set_num_threads(int count) {
     pool().threads.store(checked_count(count, "set_num_threads"), std::memory_order_relaxed);
 }
 
-void parallel_for(std::size_t size, std::size_t grain, const std::function<void(std::size_t, std::size_t)>& body) {
+void parallel_for(std::size_t size, std::size_t grain,
+                  const std::function<void(std::size_t, std::size_t)>& body) {
     if (size == 0) return;
     grain = std::max<std::size_t>(grain, 1);
     const std::size_t blocks = (size - 1) / grain + 1;

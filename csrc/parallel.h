@@ -7,7 +7,7 @@
 
 namespace tallystick {
 
-int num_threads();               // throws std::invalid_argument for a bogus TALLYSTICK_THREADS
+int num_threads();                // throws std::invalid_argument for a bogus TALLYSTICK_THREADS
 void set_num_threads(int count);  // 1 <= count <= 1024, else std::invalid_argument
 
 // Calls body(lo, hi) on disjoint ranges that cover [0, size). Every range but the last is a multiple of

@@ -1,1 +1,1 @@
-"""Every operation in the fewest obvious lines of NumPy, Fraction and Python integers: the oracle of all tests."""
+"""Every operation in the fewest obvious lines of NumPy, Fraction and Python integers: the oracle."""

@@ -58,7 +58,7 @@ class NonFiniteError(ArgumentError):
     def __init__(self, clients: Sequence[int | str], message: str | None = None) -> None:
         self.clients = tuple(clients)
         shown = ", ".join(str(c) for c in self.clients[:8]) + (", ..." if len(self.clients) > 8 else "")
-        super().__init__(message or f"NaN or infinity in the update of client {shown}: finite values expected")
+        super().__init__(message or f"NaN or infinity in the update of client {shown}: finite values only")
 
 
 class FormatError(ArgumentError):
