@@ -1,6 +1,6 @@
 """tallystick: the aggregation engine for federated learning among parties that do not trust one another."""
 
-from . import errors
+from . import arrays, errors, frame, update
 from ._backend import cpu_best, cpu_level, cuda_status, num_threads, set_cpu_level, set_num_threads
 from .errors import TallystickError
 
@@ -9,11 +9,14 @@ __version__ = "0.1.0"
 __all__ = [
     "TallystickError",
     "__version__",
+    "arrays",
     "cpu_best",
     "cpu_level",
     "cuda_status",
     "errors",
+    "frame",
     "num_threads",
     "set_cpu_level",
     "set_num_threads",
+    "update",
 ]
