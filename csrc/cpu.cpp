@@ -47,9 +47,12 @@ void set_cpu_level(Level level) {
 
 bool cpu_has_sha() {
 #if TALLYSTICK_X86
-    unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
-    __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-    return cpu_level() != Level::scalar && (ebx >> 29 & 1);
+    static const bool present = [] {  // asked once: a virtual machine takes microseconds to answer
+        unsigned eax = 7, ebx = 0, ecx = 0, edx = 0;
+        __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+        return (ebx >> 29 & 1) != 0;
+    }();
+    return cpu_level() != Level::scalar && present;
 #else
     return false;
 #endif

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import tallystick as ts
+from tallystick import merkle
 from tallystick.errors import ArgumentError
+
+BYTES = np.arange(40 * 65536, dtype=np.uint32).astype(np.uint8)  # 40 chunks: work for four threads
 
 
 def python(code, **environment):
@@ -60,3 +65,36 @@ def test_the_environment_sets_the_thread_count():
         python("import tallystick as ts; print(ts.num_threads())", TALLYSTICK_THREADS="3").stdout.strip()
         == "3"
     )
+
+
+@pytest.fixture
+def used_pool():
+    """The root of BYTES, from four threads that are there when the test forks."""
+    before = ts.num_threads()
+    ts.set_num_threads(4)
+    yield merkle.hash_chunks(BYTES)
+    ts.set_num_threads(before)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_works_after_the_parent_used_the_pool(used_pool):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:  # nothing of pytest may run here
+        try:
+            os.write(write, merkle.hash_chunks(BYTES))
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == used_pool
+    assert os.waitpid(child, 0)[1] == 0
+    assert merkle.hash_chunks(BYTES) == used_pool  # the parent's threads are still there
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_multiprocessing_workers_work_after_the_parent_used_the_pool(used_pool, method):
+    with multiprocessing.get_context(method).Pool(2) as workers:
+        roots = workers.map_async(merkle.hash_chunks, [BYTES] * 3).get(timeout=60)
+    assert roots == [used_pool] * 3

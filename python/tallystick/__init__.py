@@ -1,6 +1,6 @@
 """tallystick: the aggregation engine for federated learning among parties that do not trust one another."""
 
-from . import arrays, errors, frame, update
+from . import arrays, errors, frame, merkle, update
 from ._backend import cpu_best, cpu_level, cuda_status, num_threads, set_cpu_level, set_num_threads
 from .errors import TallystickError
 
@@ -15,6 +15,7 @@ __all__ = [
     "cuda_status",
     "errors",
     "frame",
+    "merkle",
     "num_threads",
     "set_cpu_level",
     "set_num_threads",
