@@ -12,3 +12,10 @@ from tallystick.ledger.conformance import LedgerConformance  # noqa: E402
 class TestMemory(LedgerConformance):
     def url(self, tmp_path):
         return "memory://"
+
+
+class TestSqlite(LedgerConformance):
+    keeps = True
+
+    def url(self, tmp_path):
+        return f"sqlite:///{tmp_path}/rounds.db"

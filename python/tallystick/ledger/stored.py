@@ -151,7 +151,7 @@ class StoredLedger(Ledger):
     def get(self, name: str, round: int) -> Entry:
         with self._transaction(write=False):
             space = self._known(name)
-            row = self._row(space, round=round)
+            row = self._find(space, round)
             if row is None:
                 raise LedgerError(
                     f"namespace {name!r} has no round {round!r}; it has {space.head.size - 1} rounds"
@@ -176,10 +176,10 @@ class StoredLedger(Ledger):
 
     def status(self, receipt: Receipt) -> str:
         with self._transaction(write=False):
-            space = self._space(receipt.namespace)
+            space = self._space(canonical.check_id(receipt.namespace, "namespace"))
             if space is None or hashlib.sha256(space.genesis).digest() != receipt.namespace_id:
                 return "lost"
-            row = self._row(space, round=receipt.round)
+            row = self._find(space, receipt.round)
             tree = self._tree(receipt.namespace, space)
             here = row is not None and self._receipt(receipt.namespace, space, row, tree)
         return "final" if here == receipt and receipt.verify() else "lost"
@@ -202,11 +202,15 @@ class StoredLedger(Ledger):
         return []
 
     def _known(self, name: str) -> Space:
-        space = self._space(name)
+        space = self._space(canonical.check_id(name, "namespace"))
         if space is None:
             known = ", ".join(repr(n) for n in sorted(self._names())[:8]) or "none"
-            raise LedgerError(f"no namespace {name!r:.140} in this ledger; it has {known}")
+            raise LedgerError(f"no namespace {name!r} in this ledger; it has {known}")
         return space
+
+    def _find(self, space: Space, round: int) -> Row | None:
+        possible = isinstance(round, int) and 0 <= round <= canonical.MAX_INT
+        return self._row(space, round=round) if possible else None
 
     def _tree(self, name: str, space: Space) -> merkle.Tree:
         """The tree of this log, brought up to the stored head and equal to it."""
