@@ -1,8 +1,8 @@
 """sqlite:///rounds.db: the embedded ledger; one file, durable when append() returns.
 
 Write-ahead log with synchronous=FULL, one transaction per record. Several processes may append to one file:
-the second waits for the first, then finds a new head (StaleHeadError). A read-only connection never creates or
-changes a file.
+the second waits for the first, then finds a new head (StaleHeadError). A read-only connection never creates
+or changes a file.
 """
 
 from __future__ import annotations
@@ -144,10 +144,10 @@ class SqliteLedger(StoredLedger):
     def _open_to_read(self) -> sqlite3.Connection:
         """A connection that creates no file, whatever state the last writer left.
 
-        Opening a database in WAL mode creates -wal and -shm files. Without a -wal file all is in the main file,
-        which SQLite reads alone when told that it is immutable; _transaction() watches that this stays so. With
-        both files a writer is at work, or was killed: they are used as they are. A -wal file alone comes from a
-        copied folder; it can only be read through a -shm file, so all is copied to a temporary folder.
+        Opening a database in WAL mode creates -wal and -shm files. Without a -wal file all is in the main
+        file, which SQLite reads alone when told that it is immutable; _transaction() watches that this stays
+        so. With both files a writer is at work, or was killed: they are used as they are. A -wal file alone
+        comes from a copied folder; only with a -shm file can it be read, so all goes to a temporary folder.
         """
         wal, shm = self._path + "-wal", self._path + "-shm"
         if not os.path.exists(wal) or (os.path.getsize(wal) == 0 and not os.path.exists(shm)):
