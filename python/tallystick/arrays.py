@@ -10,6 +10,7 @@ and what is allowed.
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
 from dataclasses import dataclass, field
 from math import prod
@@ -165,8 +166,8 @@ def like(template: object, result: NDArray[Any]) -> Any:
 def _from_numpy(array: NDArray[Any], given: object, *, copied: bool = False) -> ArrayView:
     if isinstance(array, np.ma.MaskedArray):
         raise ArgumentError("a masked array is not an update: fill it first, for example with .filled(0)")
-    name = array.dtype.name
-    if name not in ITEMSIZE:
+    name = _name(array.dtype)
+    if name is None:
         raise ArgumentError(f"{_named(given)} of dtype {array.dtype}: not a dtype of updates; {_ALLOWED}")
     if not array.dtype.isnative:
         raise ArgumentError(
@@ -211,9 +212,12 @@ def _from_cuda_interface(obj: Any, interface: dict[str, Any]) -> ArrayView:
     name = _typestr_name(interface.get("typestr"))
     if name is None:
         raise ArgumentError(f"{_named(obj)}: typestr {interface.get('typestr')!r} is not allowed; {_ALLOWED}")
-    shape = tuple(int(n) for n in interface["shape"])
+    try:
+        shape = tuple(int(n) for n in interface["shape"])
+        address, read_only = interface["data"]
+    except (KeyError, TypeError, ValueError):
+        raise ArgumentError(f"{_named(obj)}: __cuda_array_interface__ without shape or data") from None
     strides = interface.get("strides")
-    address, read_only = interface["data"]
     if strides is not None and not _is_contiguous(shape, tuple(strides), ITEMSIZE[name]):
         cupy = sys.modules.get("cupy")
         if cupy is None:
@@ -319,7 +323,7 @@ def _open_capsule(obj: object, capsule: object) -> tuple[_DLTensor, bool]:
             raise ArgumentError(f"{_named(obj)}: DLPack version {managed.major}; 0 and 1 allowed")
         return managed.tensor, not managed.flags & _READ_ONLY
     if _capsule_is_valid(capsule, b"dltensor"):
-        return _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor")), True
+        return _DLTensor.from_address(_capsule_pointer(capsule, b"dltensor")), False  # it cannot tell
     raise ArgumentError(f"{_named(obj)}: __dlpack__ gave {_named(capsule)}, not a DLPack capsule")
 
 
@@ -331,6 +335,12 @@ def _copy_strided(source: ArrayView, strides: tuple[int, ...]) -> ArrayView:
 
 
 # ---- helpers ----
+
+
+@functools.lru_cache(maxsize=256)
+def _name(dtype: np.dtype[Any]) -> str | None:
+    """Our name of a dtype in any byte order; cached, for NumPy takes microseconds to spell it."""
+    return dtype.name if dtype.name in ITEMSIZE else None
 
 
 def _typestr_name(typestr: object) -> str | None:

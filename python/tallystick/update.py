@@ -307,8 +307,10 @@ def write_safetensors(
     dense = {check_name(name): view(array).numpy() for name, array in tensors.items()}
     temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.tmp")
     try:
-        temporary.touch(exist_ok=False)  # with the mode that the user's umask gives
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # as the umask wants it; the library makes files of mode 600
         save_file(dense, temporary, metadata=None if metadata is None else dict(metadata))
+        temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, target)
         _sync(target.parent)
