@@ -1,29 +1,677 @@
-"""Updates: schema, files, payload."""
+"""Updates: schema, arrays, safetensors files and shards, payload, files that change under us."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import stat
+import struct
+import time
+
 import ml_dtypes
 import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tallystick import frame, update
+from tallystick import arrays, frame, update
+from tallystick.errors import ArgumentError, FileChangedError, FormatError, SchemaError
+from tallystick.safetensors_reader import DTYPES
+from tallystick.update import Schema, Tensor, open_update
 
+BF16 = ml_dtypes.bfloat16
 TENSORS = {
     "b": np.arange(6, dtype=np.float32).reshape(2, 3),
-    "a": np.arange(3).astype(ml_dtypes.bfloat16),
+    "a": np.arange(3).astype(BF16),
     "steps": np.array(7),
     "empty": np.empty((0, 3), np.float32),
     "c": np.ones(5, np.float32),
 }
 
 
-def test_arrays_a_frame_and_files_of_them_are_the_same_update(tmp_path):
-    in_memory = update.open_update(TENSORS)
+def raw(header, data=b"", *, length=None):
+    """A safetensors file from its parts; header: bytes, or what becomes JSON."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(dtype="F32", shape=(1,), offsets=(0, 4)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def columns(opened, index, lo, hi):
+    """Columns lo..hi of a segment, read into memory with a guard value behind them."""
+    segment = opened.schema.segments[index]
+    out = np.full(hi - lo + 1, 77).astype(arrays.numpy_dtype(segment.dtype))
+    opened.read(index, lo, hi, out.ctypes.data)
+    assert out[-1] == 77
+    return out[:-1]
+
+
+# ---- schema ----
+
+
+def test_the_schema_is_sorted_by_utf8_bytes_and_hashed_as_canonical_json():
+    names = ["b", "B", "a.10", "a.2", "\uffff", "\U00010000", "é"]
+    schema = Schema(tuple(Tensor(name, (2, 3), "float32") for name in names))
+    assert [t.name for t in schema.tensors] == ["B", "a.10", "a.2", "b", "é", "\uffff", "\U00010000"]
+    one = Schema((Tensor('w"\\\n', (2, 3), "bfloat16"),))
+    text = b'{"format":"tallystick-schema-1","tensors":[{"dtype":"bfloat16","name":"w\\"\\\\\\n","shape":[2,3]}]}'
+    assert one.to_json() == text
+    assert one.hash == hashlib.sha256(text).digest()
+    assert Schema.from_json(text) == one
+
+
+def test_segments_hold_one_dtype_each_and_integers_none():
+    schema = open_update({**TENSORS, "d": np.zeros((2, 2)), "mask": np.array([True])}).schema
+    assert [(s.dtype, [t.name for t in s.tensors], s.bounds) for s in schema.segments] == [
+        ("bfloat16", ["a"], (0, 3)),
+        ("float32", ["b", "c", "empty"], (0, 6, 11, 11)),
+        ("float64", ["d"], (0, 4)),
+    ]
+    assert [t.name for t in schema.integers] == ["mask", "steps"]
+    assert schema.size == 18
+    assert [s.nbytes for s in schema.segments] == [6, 44, 32]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "named"),
+    [
+        ("", (1,), "float32", "0 UTF-8 bytes; 1 to 128"),
+        ("é" * 64 + "a", (1,), "float32", "129 UTF-8 bytes"),
+        ("e\u0301", (1,), "float32", "NFC"),
+        ("\ud800", (1,), "float32", "surrogate"),
+        (3, (1,), "float32", "a str expected, got int"),
+        ("w", (1,), "complex64", "'w': dtype complex64 is not allowed; allowed: bfloat16"),
+        ("w", (1,) * 33, "float32", "33 dimensions"),
+        ("w", (-1,), "float32", "-1"),
+        ("w", (2**50, 2), "float32", r"less than 2\^53 bytes"),
+        ("w", (2**53, 0), "float32", r"2\^53"),
+    ],
+)
+def test_a_tensor_that_no_update_can_have_is_refused(name, shape, dtype, named):
+    with pytest.raises(SchemaError, match=named):
+        Tensor(name, shape, dtype)
+
+
+def test_names_and_shapes_at_the_limits_are_allowed():
+    Tensor("é" * 64, (1,) * 32, "float32")
+    Tensor("w", (2**50 - 1, 2), "float32")
+
+
+def test_a_name_twice_and_a_sum_too_large_are_refused():
+    with pytest.raises(SchemaError, match="'w' appears twice"):
+        Schema((Tensor("w", (1,), "float32"), Tensor("w", (2,), "float32")))
+    with pytest.raises(SchemaError, match=r"2\^53"):
+        Schema((Tensor("v", (2**52,), "uint8"), Tensor("w", (2**52,), "uint8")))
+
+
+CANONICAL = b'{"format":"tallystick-schema-1","tensors":[{"dtype":"float32","name":"w","shape":[1]}]}'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        CANONICAL + b" ",
+        CANONICAL.replace(b'"dtype":"float32","name":"w"', b'"name":"w","dtype":"float32"'),
+        CANONICAL.replace(b"[1]", b"[1.0]"),
+        CANONICAL.replace(b"[1]", b"[true]"),
+        CANONICAL.replace(b"[1]", b"[-1]"),
+        CANONICAL.replace(b"[1]", b'"1"'),
+        CANONICAL.replace(b'"float32"', b"[]"),
+        CANONICAL.replace(b'"w"', b"7"),
+        CANONICAL.replace(b'"w"', b'"e\\u0301"'),
+        CANONICAL.replace(b'"w"', b'"\\u0077"'),
+        CANONICAL.replace(b"float32", b"float31"),
+        CANONICAL.replace(b"schema-1", b"schema-2"),
+        CANONICAL.replace(b'"shape":[1]', b'"shape":[1],"x":1'),
+        CANONICAL.replace(b'"shape":[1]', b'"shape":[2],"shape":[1]'),
+    ],
+)
+def test_schema_json_that_is_not_canonical_is_refused(data):
+    assert Schema.from_json(CANONICAL).to_json() == CANONICAL
+    with pytest.raises(FormatError, match="schema"):
+        Schema.from_json(data)
+
+
+# ---- arrays in memory ----
+
+
+def test_arrays_are_not_copied_and_one_array_is_called_update():
+    opened = open_update(TENSORS)
+    assert (opened.source, opened.device) == ("memory", "cpu")
+    assert opened.addresses(0) == [TENSORS["a"].ctypes.data]
+    assert opened.addresses(1)[:2] == [TENSORS["b"].ctypes.data, TENSORS["c"].ctypes.data]
+    assert opened.integer_bytes("steps") == TENSORS["steps"].tobytes()
+    one = np.zeros((2, 3))
+    assert open_update(one).schema == Schema((Tensor("update", (2, 3), "float64"),))
+    assert open_update(one).addresses(0) == [one.ctypes.data]
+    opened.check_unchanged()
+    opened.close()
+
+
+def test_an_update_is_returned_as_it_is():
+    opened = open_update(TENSORS, exclude=["steps"])
+    assert open_update(opened) is opened
+    assert open_update(opened, exclude={"steps"}) is opened
+    with pytest.raises(ArgumentError, match="'a' is to be excluded"):
+        open_update(opened, exclude={"a"})
+
+
+def test_excluded_tensors_may_be_anything_and_absent():
+    strange = {**TENSORS, "odd": object(), 5: None}
+    assert open_update(strange, exclude=["odd", 5, "never there"]).schema == open_update(TENSORS).schema
+    with pytest.raises(ArgumentError, match="got a str"):
+        open_update(TENSORS, exclude="steps")
+
+
+@pytest.mark.parametrize("empty", [{}, {"w": np.empty((0, 4), np.float32)}, np.empty(0)])
+def test_an_update_without_values_is_an_update(empty):
+    opened = open_update(empty)
+    assert opened.schema.size == 0
+    assert b"".join(opened.payload()) == b"".join(frame.encode_plain(empty))
+
+
+@pytest.mark.parametrize(
+    ("obj", "error", "named"),
+    [
+        ({"w": np.zeros(2, complex)}, SchemaError, r"'w'.*complex128.*allowed: bfloat16"),
+        ({"w": np.zeros(2, ml_dtypes.float8_e5m2)}, SchemaError, "'w'.*float8_e5m2"),
+        ({"w": [1.0]}, SchemaError, "'w'.*list is not an array"),
+        ({7: np.zeros(2)}, SchemaError, "name 7: a str expected"),
+        ({"e\u0301": np.zeros(2)}, SchemaError, "NFC"),
+        ([1.0, 2.0], SchemaError, "list is not an array"),
+        (None, SchemaError, "NoneType"),
+        ("weights.pt", ArgumentError, r"weights.pt.*\.safetensors"),
+    ],
+)
+def test_what_is_no_update_is_refused(obj, error, named):
+    with pytest.raises(error, match=named):
+        open_update(obj)
+
+
+def test_arrays_on_two_devices_are_refused():
+    class OnDevice:
+        __cuda_array_interface__ = {"shape": (1,), "typestr": "<f4", "data": (64, False), "version": 3}  # noqa: RUF012
+
+    assert open_update({"w": OnDevice()}).device == "cuda:0"
+    with pytest.raises(ArgumentError, match="cpu and cuda:0"):
+        open_update({"v": np.zeros(1), "w": OnDevice()})
+
+
+# ---- the same update from every source ----
+
+
+def sources(tmp_path, tensors):
+    """The update in memory, as a frame, as files of both kinds, and in two shards."""
+    in_memory = open_update(tensors)
     encoded = b"".join(in_memory.payload())
-    assert len(encoded) == in_memory.size == frame.plain_size(in_memory.schema)
-    (tmp_path / "u.tsf").write_bytes(encoded)
-    update.write_safetensors(tmp_path / "u.safetensors", TENSORS)
-    for source in (encoded, tmp_path / "u.tsf", tmp_path / "u.safetensors"):
-        with update.open_update(source) as opened:
-            assert opened.schema == in_memory.schema
-            for name, array in TENSORS.items():
-                assert opened.array(name).tobytes() == array.tobytes()
+    names = sorted(tensors)
+    shards = {"x-1-of-2.safetensors": names[::2], "x-2-of-2.safetensors": names[1::2]}
+    for shard, members in shards.items():
+        update.write_safetensors(tmp_path / shard, {name: tensors[name] for name in members})
+    weight_map = {name: shard for shard, members in shards.items() for name in members}
+    index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
+    update.write_safetensors(tmp_path / "x.safetensors", tensors)
+    return {
+        "memory": in_memory,
+        "frame": open_update(encoded),
+        "tsf": open_update(write(tmp_path / "x.tsf", encoded)),
+        "safetensors": open_update(str(tmp_path / "x.safetensors")),
+        "sharded": open_update(write(tmp_path / "x.safetensors.index.json", json.dumps(index).encode())),
+    }
+
+
+def test_every_source_gives_the_same_schema_values_and_columns(tmp_path):
+    for opened in sources(tmp_path, TENSORS).values():
+        assert opened.schema == open_update(TENSORS).schema
+        for name, x in TENSORS.items():
+            got = opened.array(name)
+            assert (got.dtype, got.shape, got.tobytes()) == (x.dtype, x.shape, x.tobytes())
+            assert not got.flags.writeable
+        flat = np.concatenate([TENSORS["b"].ravel(), TENSORS["c"]])
+        for lo in range(12):
+            for hi in range(lo, 12):
+                np.testing.assert_array_equal(columns(opened, 1, lo, hi), flat[lo:hi])
+        for lo, hi in [(-1, 1), (0, 12), (2, 1)]:
+            with pytest.raises(ArgumentError, match="columns"):
+                opened.read(1, lo, hi, 0)
+        for name in ("a", "nothing"):
+            with pytest.raises(SchemaError, match="no integer tensor"):
+                opened.integer_bytes(name)
+        with pytest.raises(SchemaError, match="no tensor"):
+            opened.array("nothing")
+        opened.close()
+
+
+def test_the_payload_is_what_was_received_byte_for_byte(tmp_path):
+    opened = sources(tmp_path, TENSORS)
+    received = {
+        "frame": [tmp_path / "x.tsf"],
+        "tsf": [tmp_path / "x.tsf"],
+        "safetensors": [tmp_path / "x.safetensors"],
+        "sharded": [
+            tmp_path / f"x{end}"
+            for end in (".safetensors.index.json", *(f"-{k}-of-2.safetensors" for k in (1, 2)))
+        ],
+    }
+    for source, paths in received.items():
+        payload = b"".join(bytes(piece) for piece in opened[source].payload())
+        assert payload == b"".join(path.read_bytes() for path in paths)
+        assert opened[source].size == len(payload)
+    types = {source: u.media_type for source, u in opened.items()}
+    assert types["memory"] == types["frame"] == types["tsf"] == "application/vnd.tallystick.frame"
+    assert types["safetensors"] == types["sharded"] == "application/vnd.safetensors"
+    assert {source: u.source for source, u in opened.items() if u.source == "memory"}.keys() == {
+        "memory",
+        "frame",
+    }
+
+
+def test_a_file_payload_comes_in_bounded_pieces(tmp_path):
+    update.write_safetensors(tmp_path / "x.safetensors", {"w": np.arange(1_000_003, dtype=np.float32)})
+    with open_update(tmp_path / "x.safetensors") as opened:
+        pieces = [bytes(piece) for piece in opened.payload()]
+        assert max(map(len, pieces)) == 1 << 20
+        assert b"".join(pieces) == (tmp_path / "x.safetensors").read_bytes()
+
+
+def test_a_file_has_no_addresses(tmp_path):
+    update.write_safetensors(tmp_path / "x.safetensors", TENSORS)
+    with (
+        open_update(tmp_path / "x.safetensors") as opened,
+        pytest.raises(ArgumentError, match="no addresses"),
+    ):
+        opened.addresses(0)
+
+
+def test_excluded_tensors_of_files_are_left_out(tmp_path):
+    for opened in list(sources(tmp_path, TENSORS).values())[1:]:
+        opened.close()
+    for name in ("x.tsf", "x.safetensors", "x.safetensors.index.json"):
+        with open_update(tmp_path / name, exclude=["b", "steps"]) as opened:
+            assert [t.name for t in opened.schema.tensors] == ["a", "c", "empty"]
+            np.testing.assert_array_equal(columns(opened, 1, 1, 5), TENSORS["c"][1:])
+    encoded = (tmp_path / "x.tsf").read_bytes()
+    assert open_update(encoded, exclude=["b"]).payload().__next__() == encoded
+
+
+# ---- clients that must fit each other ----
+
+
+def test_clients_with_the_same_schema_and_integers_fit():
+    three = [open_update({name: x.copy() for name, x in TENSORS.items()}) for _ in range(3)]
+    assert update.check_same_schema(three, ["a", "b", "c"]) == three[0].schema
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            {"b": np.zeros((3, 2), np.float32)},
+            r"'bank-b': tensor 'b' is float32 \(3, 2\).*'bank-a' has float32 \(2, 3\)",
+        ),
+        ({"a": np.zeros(3, np.float32)}, "'bank-b': tensor 'a' is float32"),
+        ({"extra": np.zeros(1)}, "'bank-b' has tensor 'extra', which client 'bank-a' has not"),
+        ({"c": None}, "'bank-b' lacks tensor 'c'"),
+        ({"steps": np.array(8)}, "'bank-b': integer tensor 'steps' differs.*exclude="),
+    ],
+)
+def test_the_first_difference_is_named_with_its_client(change, named):
+    other = {name: x for name, x in {**TENSORS, **change}.items() if x is not None}
+    with pytest.raises(SchemaError, match=named):
+        update.check_same_schema([open_update(TENSORS), open_update(other)], ["bank-a", "bank-b"])
+
+
+def test_integers_that_differ_can_be_excluded():
+    two = [open_update({**TENSORS, "steps": np.array(k)}, exclude=["steps"]) for k in range(2)]
+    update.check_same_schema(two, ["a", "b"])
+
+
+def test_no_updates_and_wrong_ids_are_refused():
+    for updates, ids in [([], []), ([open_update(TENSORS)], [])]:
+        with pytest.raises(ArgumentError, match="at least one"):
+            update.check_same_schema(updates, ids)
+
+
+# ---- safetensors: the library as oracle, both ways ----
+
+SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
+NAMES = st.text(st.characters(codec="ascii", exclude_characters="\0"), min_size=1, max_size=20).filter(
+    lambda name: name != "__metadata__"
+)
+
+
+@st.composite
+def named_arrays(draw):
+    tensors = {}
+    for name in draw(st.lists(NAMES, max_size=6, unique=True)):
+        dtype = arrays.numpy_dtype(draw(st.sampled_from(list(arrays.ITEMSIZE))))
+        shape = draw(SHAPES)
+        length = int(np.prod(shape, dtype=int)) * dtype.itemsize
+        content = bytes(k * 37 % (2 if dtype == bool else 256) for k in range(length))
+        tensors[name] = np.frombuffer(content, dtype).reshape(shape)
+    return tensors
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensors=named_arrays(), metadata=st.none() | st.dictionaries(NAMES, NAMES, max_size=2))
+def test_what_the_library_writes_is_read_the_same(tmp_path_factory, tensors, metadata):
+    path = tmp_path_factory.mktemp("st") / "x.safetensors"
+    safetensors.numpy.save_file(tensors, path, metadata)
+    with open_update(path) as opened:
+        assert opened.schema == open_update(tensors).schema
+        for name, x in tensors.items():
+            assert opened.array(name).tobytes() == x.tobytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(tensors=named_arrays())
+def test_what_we_write_the_library_reads_the_same(tmp_path_factory, tensors):
+    path = tmp_path_factory.mktemp("st") / "x.safetensors"
+    update.write_safetensors(path, tensors, {"made by": "us"})
+    found = dict(safetensors.deserialize(path.read_bytes()))
+    assert found.keys() == tensors.keys()
+    for name, x in tensors.items():
+        assert DTYPES[found[name]["dtype"]] == x.dtype.name
+        assert tuple(found[name]["shape"]) == x.shape
+        assert bytes(found[name]["data"]) == x.tobytes()
+
+
+def test_tensors_may_lie_in_any_order(tmp_path):
+    header = {"w": entry(offsets=(4, 8)), "v": entry(offsets=(0, 4)), "u": entry(offsets=(8, 12))}
+    x = np.array([1, 2, 3], np.float32)
+    with open_update(write(tmp_path / "x.safetensors", raw(header, x.tobytes()))) as opened:
+        np.testing.assert_array_equal(columns(opened, 0, 0, 3), [3, 1, 2])
+
+
+def test_a_thousand_tensors_open_within_20_ms(tmp_path):
+    tensors = {f"model.layers.{k}.weight": np.zeros(3, np.float32) for k in range(1000)}
+    update.write_safetensors(tmp_path / "x.safetensors", tensors)
+    best = 1.0
+    for _ in range(7):
+        start = time.perf_counter()
+        open_update(tmp_path / "x.safetensors").close()
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.020
+
+
+FLOAT = np.float32(1).tobytes()
+LIES = {
+    "nothing": (b"", "0 bytes"),
+    "less than a length": (b"\1" * 7, "7 bytes"),
+    "header behind the end": (raw({"w": entry()}, length=10**4), "truncated"),
+    "header over 100 MB": (raw(b"{}", length=100_000_001), "at most 100000000"),
+    "header length of 2^64 - 1": (raw(b"{}", length=2**64 - 1), "at most"),
+    "no header": (raw(b""), "'{' expected"),
+    "header that is a list": (raw(b"[]"), "'{' expected"),
+    "space before the header": (raw(b" {}"), "'{' expected"),
+    "header cut short": (raw(b'{"w"'), "header"),
+    "bytes after the JSON": (raw(b"{}x"), "header"),
+    "not UTF-8": (raw(b'{"\xff": 1}'), "header"),
+    "nested deep": (raw(b'{"w":' + b"[" * 200_000), "header"),
+    "NaN": (raw(b'{"w": NaN}'), "NaN is not JSON"),
+    "a name twice": (raw(b'{"w":{},"w":{}}'), "'w' appears twice"),
+    "a key twice in an entry": (raw(b'{"w":{"dtype":"F32","dtype":"F64"}}'), "'dtype' appears twice"),
+    "metadata not of strings": (raw({"__metadata__": {"a": 1}}), "__metadata__"),
+    "metadata that is a list": (raw({"__metadata__": []}), "__metadata__"),
+    "entry that is a number": (raw({"w": 1}), "dtype, shape and data_offsets"),
+    "entry without shape": (raw({"w": {"dtype": "F32", "data_offsets": [0, 4]}}), "dtype, shape"),
+    "entry with more": (raw({"w": {**entry(), "x": 1}}, FLOAT), "dtype, shape"),
+    "dtype that is a number": (raw({"w": entry(dtype=1)}, FLOAT), "a string expected"),
+    "negative shape": (raw({"w": entry(shape=(-1,))}, FLOAT), r"shape \[-1\]"),
+    "real shape": (raw({"w": entry(shape=(1.0,))}, FLOAT), r"shape \[1.0\]"),
+    "bool in a shape": (raw({"w": entry(shape=(True,))}, FLOAT), r"shape \[True\]"),
+    "shape that is text": (raw({"w": {**entry(), "shape": "1"}}, FLOAT), "shape '1'"),
+    "three offsets": (raw({"w": entry(offsets=(0, 4, 4))}, FLOAT), "data_offsets"),
+    "offsets backwards": (raw({"w": entry(offsets=(4, 0))}, FLOAT), "data_offsets"),
+    "offsets and shape disagree": (raw({"w": entry(shape=(2,))}, FLOAT), "needs 8 bytes, its offsets give 4"),
+    "shape that overflows 64 bits": (raw({"w": entry(shape=(2**31, 2**31, 4))}, FLOAT), "offsets give 4"),
+    "huge number": (
+        raw(b'{"w":{"dtype":"F32","shape":[' + b"9" * 5000 + b'],"data_offsets":[0,4]}}'),
+        "header",
+    ),
+    "hole at the start": (raw({"w": entry(offsets=(4, 8))}, 2 * FLOAT), "hole"),
+    "hole between": (raw({"v": entry(), "w": entry(offsets=(8, 12))}, 3 * FLOAT), "'w' at 8 leaves a hole"),
+    "overlap": (raw({"v": entry(), "w": entry(offsets=(0, 4))}, FLOAT), "overlaps"),
+    "values cut short": (raw({"w": entry()}, FLOAT[:3]), "end at 4, the file at 3: truncated"),
+    "bytes after the values": (raw({"w": entry()}, FLOAT + b"\0"), "end at 4, the file at 5"),
+    "bytes and no tensor": (raw(b"{}", b"\0"), "end at 0, the file at 1"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_safetensors_file_that_lies_is_refused_with_name_and_reason(tmp_path, lie):
+    content, named = LIES[lie]
+    with pytest.raises(FormatError, match=named) as caught:
+        open_update(write(tmp_path / "lie.safetensors", content))
+    assert "lie.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "named"),
+    [
+        ({"w": entry("F8_E4M3", (4,))}, "'w' has dtype F8_E4M3; allowed: F64"),
+        ({"w": entry("C64", (1,))}, "C64"),
+        ({"w" * 129: entry()}, "129 UTF-8 bytes"),
+        ({"e\u0301": entry()}, "NFC"),
+        ({"": entry()}, "0 UTF-8 bytes"),
+        ({"w": entry(shape=(1,) * 33)}, "33 dimensions"),
+    ],
+)
+def test_names_and_dtypes_that_updates_cannot_have_are_schema_errors(tmp_path, header, named):
+    path = write(tmp_path / "x.safetensors", raw(header, FLOAT))
+    with pytest.raises(SchemaError, match=named) as caught:
+        open_update(path)
+    assert "x.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize(("code", "nbytes"), [("F8_E4M3", 4), ("C64", 8), ("F4", 2)])
+def test_a_dtype_that_updates_cannot_have_may_be_excluded(tmp_path, code, nbytes):
+    header = {"v": entry(code, (4,), (4, 4 + nbytes)), "w": entry()}
+    path = write(tmp_path / "x.safetensors", raw(header, FLOAT + bytes(nbytes)))
+    with open_update(path, exclude=["v"]) as opened:
+        np.testing.assert_array_equal(opened.array("w"), [1])
+
+
+def test_an_excluded_tensor_must_fit_the_file_all_the_same(tmp_path):
+    path = write(tmp_path / "x.safetensors", raw({"v": entry(offsets=(8, 12)), "w": entry()}, 3 * FLOAT))
+    with pytest.raises(FormatError, match="hole"):
+        open_update(path, exclude=["v"])
+
+
+# ---- shards ----
+
+
+def sharded(tmp_path, weight_map, **shards):
+    for name, content in shards.items():
+        write(tmp_path / f"{name}.safetensors", content)
+    index = weight_map if isinstance(weight_map, bytes) else json.dumps({"weight_map": weight_map}).encode()
+    return write(tmp_path / "m.safetensors.index.json", index)
+
+
+ONE = raw({"w": entry()}, FLOAT)
+TWO = raw({"v": entry(), "w": entry(offsets=(4, 8))}, 2 * FLOAT)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "named"),
+    [
+        ({"w": "one.safetensors", "v": "gone.safetensors"}, "shard gone.safetensors.*No such file"),
+        ({"w": "one.safetensors", "v": "one.safetensors"}, "'v' is missing, which the index says"),
+        ({"w": "two.safetensors"}, "'v' is in this shard, which the index does not say"),
+        ({"w": "../one.safetensors"}, "same folder expected"),
+        ({"w": "/etc/one.safetensors"}, "same folder expected"),
+        ({"w": "sub\\one.safetensors"}, "same folder expected"),
+        ({"w": "..safetensors"}, "same folder expected"),
+        ({"w": "one.bin"}, "same folder expected"),
+        ({"w": "one\0.safetensors"}, "same folder expected"),
+        ({"w": "one\n.safetensors"}, "same folder expected"),
+        ({"w": 1}, "same folder expected"),
+        (["one.safetensors"], "no weight_map"),
+        (b"{}", "no weight_map"),
+        (b"", "'{' expected"),
+        (b"[]", "'{' expected"),
+        (b'{"weight_map": {"w": "one.safetensors", "w": "two.safetensors"}}', "'w' appears twice"),
+    ],
+)
+def test_an_index_that_lies_is_refused_with_name_and_reason(tmp_path, weight_map, named):
+    path = sharded(tmp_path, weight_map, one=ONE, two=TWO)
+    with pytest.raises(FormatError, match=named):
+        open_update(path)
+
+
+def test_a_bad_shard_is_refused_and_no_file_stays_open(tmp_path):
+    path = sharded(tmp_path, {"v": "two.safetensors", "w": "one.safetensors"}, one=ONE, two=ONE[:-1])
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(FormatError, match=r"two.safetensors: the tensors end at 4, the file at 3"):
+        open_update(path)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---- files that are not there, or change ----
+
+
+def test_what_cannot_be_opened_is_refused_with_the_reason(tmp_path):
+    with pytest.raises(ArgumentError, match="No such file"):
+        open_update(tmp_path / "gone.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    with pytest.raises(FormatError, match="not a regular file"):
+        open_update(tmp_path / "folder.safetensors")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(FormatError, match="not a regular file"):
+        open_update(tmp_path / "pipe.safetensors")
+    with pytest.raises(ArgumentError, match="null"):
+        open_update("a\0b.safetensors")
+
+
+@pytest.fixture
+def big_file(tmp_path):
+    path = tmp_path / "x.safetensors"
+    update.write_safetensors(path, {"v": np.arange(10_000, dtype=np.float32), "w": np.ones(3, np.float32)})
+    return path
+
+
+def test_a_file_truncated_after_opening_is_noticed_by_every_read(big_file):
+    with open_update(big_file) as opened:
+        os.truncate(big_file, big_file.stat().st_size - 5)
+        np.testing.assert_array_equal(columns(opened, 0, 0, 9_000), np.arange(9_000, dtype=np.float32))
+        with pytest.raises(FileChangedError, match=r"x.safetensors: ends at byte"):
+            columns(opened, 0, 9_990, 10_003)
+        with pytest.raises(FileChangedError, match="ends at byte"):
+            list(opened.payload())
+        with pytest.raises(FileChangedError, match="changed since it was opened"):
+            opened.check_unchanged()
+
+
+def test_a_file_rewritten_in_place_is_noticed(big_file):
+    with open_update(big_file) as opened:
+        opened.check_unchanged()
+        time.sleep(0.02)  # the kernel's clock for files ticks every 1 to 10 ms
+        with big_file.open("r+b") as f:
+            f.seek(-1, os.SEEK_END)
+            f.write(b"\1")
+        with pytest.raises(FileChangedError, match="changed"):
+            opened.check_unchanged()
+
+
+def test_a_rewrite_that_sets_its_old_mtime_back_is_noticed(big_file):
+    with open_update(big_file) as opened:
+        before = big_file.stat()
+        time.sleep(0.02)
+        with big_file.open("r+b") as f:
+            f.write(big_file.read_bytes()[:1])
+        os.utime(big_file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        with pytest.raises(FileChangedError, match="changed"):
+            opened.check_unchanged()
+
+
+def test_a_file_replaced_or_removed_is_noticed_but_still_read(big_file):
+    with open_update(big_file) as opened:
+        update.write_safetensors(big_file, {"v": np.zeros(10_000, np.float32), "w": np.ones(3, np.float32)})
+        np.testing.assert_array_equal(columns(opened, 0, 5, 9), [5, 6, 7, 8])
+        with pytest.raises(FileChangedError, match="changed"):
+            opened.check_unchanged()
+        big_file.unlink()
+        with pytest.raises(FileChangedError, match="No such file"):
+            opened.check_unchanged()
+
+
+def test_a_closed_update_is_not_read(big_file):
+    opened = open_update(big_file)
+    opened.close()
+    opened.close()
+    with pytest.raises(FileChangedError, match="Bad file descriptor"):
+        columns(opened, 0, 0, 3)
+
+
+def test_a_forgotten_update_closes_its_file(big_file):
+    before = len(os.listdir("/proc/self/fd"))
+    opened = open_update(big_file)
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    del opened
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---- writing ----
+
+
+def test_a_written_file_has_the_mode_of_any_new_file_and_leaves_nothing_else(tmp_path):
+    (tmp_path / "plain").touch()
+    update.write_safetensors(tmp_path / "x.safetensors", TENSORS)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes["x.safetensors"] == modes["plain"]
+    assert len(modes) == 2
+
+
+def test_what_is_not_contiguous_is_written_in_order(tmp_path):
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    update.write_safetensors(tmp_path / "x.safetensors", {"w": x.T})
+    np.testing.assert_array_equal(safetensors.numpy.load_file(tmp_path / "x.safetensors")["w"], x.T)
+
+
+def test_an_unwritable_target_is_refused_with_path_and_reason(tmp_path):
+    with pytest.raises(ArgumentError, match=r"gone/x.safetensors: cannot be written: No such file"):
+        update.write_safetensors(tmp_path / "gone" / "x.safetensors", TENSORS)
+    (tmp_path / "x.safetensors").mkdir()
+    with pytest.raises(ArgumentError, match="cannot be written"):
+        update.write_safetensors(tmp_path / "x.safetensors", TENSORS)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    update.write_safetensors(path, TENSORS)
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for module, name in [(safetensors.numpy, "save_file"), (os, "fsync"), (os, "replace")]:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(ArgumentError, match="No space left"):
+                update.write_safetensors(path, {"other": np.ones(3)})
+        assert path.read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_names_and_dtypes_are_checked_before_anything_is_written(tmp_path):
+    for tensors in ({"": np.ones(1)}, {"w": np.ones(1, complex)}):
+        with pytest.raises(ArgumentError):
+            update.write_safetensors(tmp_path / "x.safetensors", tensors)
+    assert list(tmp_path.iterdir()) == []

@@ -191,8 +191,8 @@ def decode(buffer: Buffer | mmap.mmap) -> Frame:
     return Frame(layout.binding, layout.schema, layout.codec, tuple(layout.sections), views)
 
 
-def read_file(file: OpenFile) -> dict[str, Place]:
-    """Where the tensors of a frame file lie; the file is read once and all of it checked as by decode()."""
+def read_file(file: OpenFile) -> tuple[Binding, dict[str, Place]]:
+    """Binding of a frame file and where its tensors lie; the file is read once and checked as by decode()."""
     try:
         layout = _parse(file.read, file.size)
         for section, padding in layout.spans():
@@ -204,7 +204,7 @@ def read_file(file: OpenFile) -> dict[str, Place]:
             _check_padding(file.read(section.offset + section.length, padding))
     except FormatError as error:
         raise FormatError(f"{file.path}: {error}") from None
-    return {tensor.name: Place(tensor, file, offset) for tensor, offset in layout.tensors()}
+    return layout.binding, {t.name: Place(t, file, offset) for t, offset in layout.tensors()}
 
 
 def value_hash(source: Update | Mapping[str, object]) -> bytes:

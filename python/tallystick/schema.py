@@ -138,10 +138,14 @@ class Schema:
         """SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.to_json()).digest()
 
-    def to_json(self) -> bytes:
-        """The canonical JSON."""
+    @cached_property
+    def _json(self) -> bytes:
         tensors = [{"dtype": t.dtype, "name": t.name, "shape": list(t.shape)} for t in self.tensors]
         return _dumps({"format": FORMAT, "tensors": tensors})
+
+    def to_json(self) -> bytes:
+        """The canonical JSON."""
+        return self._json
 
     @classmethod
     def from_json(cls, data: bytes) -> Schema:

@@ -57,6 +57,7 @@ class Update(ABC):
     source: str  # "memory" or "file"
     media_type: str
     size: int  # bytes of the payload
+    binding: frame.Binding | None = None  # of a frame that was received
 
     @abstractmethod
     def integer_bytes(self, name: str) -> bytes:
@@ -331,8 +332,11 @@ def _open_path(path: Path, exclude: Collection[str]) -> FileUpdate:
     files = [OpenFile(path)]
     try:
         if path.name.endswith(".tsf"):
-            places = {name: place for name, place in frame.read_file(files[0]).items() if name not in exclude}
-            return FileUpdate(_schema(places), places, files, FRAME)
+            binding, found = frame.read_file(files[0])
+            places = {name: place for name, place in found.items() if name not in exclude}
+            framed = FileUpdate(_schema(places), places, files, FRAME)
+            framed.binding = binding
+            return framed
         if path.name.endswith(".json"):
             places, shards = read_index(files[0], exclude)
             files += shards
@@ -351,7 +355,9 @@ def _schema(places: Mapping[str, Place]) -> Schema:
 
 def _from_frame(decoded: frame.Frame, received: Buffer, exclude: Collection[str]) -> MemoryUpdate:
     kept = tuple(t for t in decoded.schema.tensors if t.name not in exclude)
-    return MemoryUpdate(Schema(kept), {t.name: decoded.views[t.name] for t in kept}, received)
+    framed = MemoryUpdate(Schema(kept), {t.name: decoded.views[t.name] for t in kept}, received)
+    framed.binding = decoded.binding
+    return framed
 
 
 def _one_device(schema: Schema, views: Mapping[str, ArrayView]) -> str:
