@@ -64,7 +64,8 @@ def test_the_schema_is_sorted_by_utf8_bytes_and_hashed_as_canonical_json():
     schema = Schema(tuple(Tensor(name, (2, 3), "float32") for name in names))
     assert [t.name for t in schema.tensors] == ["B", "a.10", "a.2", "b", "é", "\uffff", "\U00010000"]
     one = Schema((Tensor('w"\\\n', (2, 3), "bfloat16"),))
-    text = b'{"format":"tallystick-schema-1","tensors":[{"dtype":"bfloat16","name":"w\\"\\\\\\n","shape":[2,3]}]}'
+    tensor = b'{"dtype":"bfloat16","name":"w\\"\\\\\\n","shape":[2,3]}'
+    text = b'{"format":"tallystick-schema-1","tensors":[' + tensor + b"]}"
     assert one.to_json() == text
     assert one.hash == hashlib.sha256(text).digest()
     assert Schema.from_json(text) == one
@@ -363,13 +364,14 @@ def named_arrays(draw):
         dtype = arrays.numpy_dtype(draw(st.sampled_from(list(arrays.ITEMSIZE))))
         shape = draw(SHAPES)
         length = int(np.prod(shape, dtype=int)) * dtype.itemsize
-        content = bytes(k * 37 % (2 if dtype == bool else 256) for k in range(length))
+        content = bytes(k * 37 % (2 if dtype.kind == "b" else 256) for k in range(length))
         tensors[name] = np.frombuffer(content, dtype).reshape(shape)
     return tensors
 
 
+# metadata={} and no tensors: version 0.8.0 of the library writes a file that it cannot read itself
 @settings(max_examples=60, deadline=None)
-@given(tensors=named_arrays(), metadata=st.none() | st.dictionaries(NAMES, NAMES, max_size=2))
+@given(tensors=named_arrays(), metadata=st.none() | st.dictionaries(NAMES, NAMES, min_size=1, max_size=2))
 def test_what_the_library_writes_is_read_the_same(tmp_path_factory, tensors, metadata):
     path = tmp_path_factory.mktemp("st") / "x.safetensors"
     safetensors.numpy.save_file(tensors, path, metadata)
@@ -658,7 +660,7 @@ def test_a_write_that_fails_keeps_the_old_file_and_leaves_no_other(tmp_path, mon
     update.write_safetensors(path, TENSORS)
     before = path.read_bytes()
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     for module, name in [(safetensors.numpy, "save_file"), (os, "fsync"), (os, "replace")]:

@@ -38,7 +38,6 @@ infinities are found where values are aggregated.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import mmap
 import struct
 import unicodedata
@@ -49,7 +48,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ._files import OpenFile
+from . import _core, merkle
+from ._files import PIECE, OpenFile
 from .arrays import FLOATING, ITEMSIZE, ArrayView
 from .errors import ArgumentError, FormatError
 from .safetensors_reader import Place
@@ -210,12 +210,24 @@ def read_file(file: OpenFile) -> tuple[Binding, dict[str, Place]]:
 def value_hash(source: Update | Mapping[str, object]) -> bytes:
     """Hash of named values: the Merkle root over chunks of the schema hash, then all integers and values.
 
-    They follow one another without padding in the order of a plain frame.
+    They follow one another without padding in the order of a plain frame.  Files are read in pieces.
     """
-    merkle = importlib.import_module("tallystick.merkle")
     update = _as_update(source)
-    sections = list(_contents(update))[1:]
-    return bytes(merkle.hash_chunks(update.schema.hash, *(b for buffers in sections for b in buffers)))
+    if update.source == "memory":
+        sections = list(_contents(update))[1:]
+        return merkle.hash_chunks(update.schema.hash, *(b for buffers in sections for b in buffers))
+    hasher = merkle.ChunkHasher()
+    hasher.update(update.schema.hash)
+    for tensor in update.schema.integers:
+        hasher.update(update.integer_bytes(tensor.name))
+    piece = np.empty(PIECE, np.uint8)
+    for index, segment in enumerate(update.schema.segments):
+        step = PIECE // ITEMSIZE[segment.dtype]
+        for lo in range(0, segment.size, step):
+            hi = min(lo + step, segment.size)
+            update.read(index, lo, hi, piece.ctypes.data)
+            hasher.update(piece[: (hi - lo) * ITEMSIZE[segment.dtype]])
+    return hasher.root()
 
 
 # ---- layout: everything about a plain frame but the values follows from schema, binding and checksums ----
@@ -381,20 +393,6 @@ def _bad_checksum(section: Section) -> FormatError:
     return FormatError(f"frame: wrong checksum of the section of {name} at byte {section.offset}")
 
 
-def _table() -> list[int]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return table
-
-
-_TABLE = _table()
-
-
 def _crc32c(data: Buffer, crc: int = 0) -> int:
-    crc ^= 0xFFFFFFFF
-    for byte in memoryview(data).cast("B"):
-        crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]
-    return crc ^ 0xFFFFFFFF
+    flat = np.frombuffer(data, np.uint8) if len(data) else np.empty(0, np.uint8)
+    return _core.crc32c(flat.__array_interface__["data"][0], flat.size, crc)

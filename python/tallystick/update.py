@@ -310,7 +310,7 @@ def write_safetensors(
     try:
         temporary.touch(exist_ok=False)
         mode = temporary.stat().st_mode  # as the umask wants it; the library makes files of mode 600
-        save_file(dense, temporary, metadata=None if metadata is None else dict(metadata))
+        save_file(dense, temporary, metadata=dict(metadata) if metadata else None)
         temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, target)
