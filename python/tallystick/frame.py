@@ -43,6 +43,7 @@ import struct
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -95,10 +96,11 @@ class Binding:
                 raise ArgumentError(f"binding: {name} of 32 bytes expected, got {value!r}")
         if type(self.round) is not int or not 0 <= self.round < 1 << 53:
             raise ArgumentError(f"binding: round {self.round!r}; an integer from 0 to 2^53 - 1 allowed")
-        if self.kind not in KINDS:
+        if self.kind not in list(KINDS):  # a list: the kind given may be unhashable
             raise ArgumentError(f"binding: kind {self.kind!r}; allowed: {', '.join(KINDS)}")
-        if not isinstance(self.weight, (int, float)) or not 2.0**-500 <= self.weight <= 2.0**500:
+        if not isinstance(self.weight, Real) or not 2.0**-500 <= self.weight <= 2.0**500:
             raise ArgumentError(f"binding: weight {self.weight!r}; a number from 2^-500 to 2^500 allowed")
+        object.__setattr__(self, "weight", float(self.weight))
         try:
             fits = len(self.client.encode()) <= 128 and unicodedata.is_normalized("NFC", self.client)
         except (UnicodeEncodeError, AttributeError):
@@ -110,7 +112,7 @@ class Binding:
 
     def _encode(self, schema_hash: bytes) -> bytes:
         client = self.client.encode()
-        fixed = (self.namespace_id, self.round, float(self.weight), KINDS[self.kind], len(client))
+        fixed = (self.namespace_id, self.round, self.weight, KINDS[self.kind], len(client))
         hashes = (self.open_hash, self.base_hash, schema_hash)
         return _BINDING.pack(*fixed, *hashes, client, NOTHING, 0, 0)
 
