@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import tallystick as ts
+
+pytest.register_assert_rewrite("tallystick.ledger.conformance")
+# How long an example takes on a machine that others use too says nothing about the code.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 ORDER = ["scalar", "avx2", "avx512"]
 LEVELS = ORDER[: ORDER.index(ts.cpu_level()) + 1]  # TALLYSTICK_CPU lowers what a run may use

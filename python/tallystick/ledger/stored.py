@@ -154,7 +154,8 @@ class StoredLedger(Ledger):
             row = self._find(space, round)
             if row is None:
                 raise LedgerError(
-                    f"namespace {name!r} has no round {round!r}; it has {space.head.size - 1} rounds"
+                    f"namespace {name!r} has no round {canonical.shown(round)}; "
+                    f"it has {space.head.size - 1} rounds"
                 )
             return self._entry(name, space, row)
 
