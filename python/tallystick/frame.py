@@ -40,7 +40,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import struct
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -49,7 +48,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _core, merkle
+from . import _core, canonical, merkle
 from ._files import PIECE, OpenFile
 from .arrays import FLOATING, ITEMSIZE, ArrayView
 from .errors import ArgumentError, FormatError
@@ -67,7 +66,6 @@ NOTHING = bytes(32)  # a hash of something that is not there
 ALIGN = 64
 MAGIC = b"\x89TSF\r\n\x1a\n"
 VERSION = (1, 0)
-MAX_SCHEMA = 100_000_000  # bytes of schema JSON
 KINDS = {"delta": 1, "gradient": 2, "weights": 3}
 CODECS = {"float64": 1, "float32": 2, "float16": 3, "bfloat16": 4}
 SCHEMA, INTEGERS, VALUES = 1, 2, 3
@@ -101,14 +99,8 @@ class Binding:
         if not isinstance(self.weight, Real) or not 2.0**-500 <= self.weight <= 2.0**500:
             raise ArgumentError(f"binding: weight {self.weight!r}; a number from 2^-500 to 2^500 allowed")
         object.__setattr__(self, "weight", float(self.weight))
-        try:
-            fits = len(self.client.encode()) <= 128 and unicodedata.is_normalized("NFC", self.client)
-        except (UnicodeEncodeError, AttributeError):
-            fits = False
-        if not fits:
-            raise ArgumentError(
-                f"binding: client {self.client!r}; at most 128 UTF-8 bytes in normal form NFC allowed"
-            )
+        if self.client != "":
+            canonical.check_id(self.client, "binding: client")
 
     def _encode(self, schema_hash: bytes) -> bytes:
         client = self.client.encode()
@@ -295,7 +287,7 @@ def _read_schema(
     if (
         section.type != SCHEMA
         or section.offset != head_size
-        or section.length > min(MAX_SCHEMA, total - head_size)
+        or section.length > min(canonical.MAX_BYTES, total - head_size)
     ):
         raise FormatError(
             f"frame: first section of type {section.type} at {section.offset}; the schema expected"

@@ -8,8 +8,6 @@ Tensors are sorted by the UTF-8 bytes of their names.
 from __future__ import annotations
 
 import hashlib
-import json
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,12 +15,12 @@ from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
+from . import canonical
 from .arrays import FLOATING, INTEGER, ITEMSIZE
-from .errors import FormatError, SchemaError
+from .errors import ArgumentError, FormatError, SchemaError
 
 __all__ = ["MAX_BYTES", "MAX_DIMENSIONS", "Schema", "Segment", "Tensor", "check_name", "difference"]
 
-MAX_NAME = 128  # UTF-8 bytes
 MAX_DIMENSIONS = 32
 MAX_BYTES = 1 << 53  # of one update, and bound of every dimension: integers that any JSON reader keeps exact
 FORMAT = "tallystick-schema-1"
@@ -30,17 +28,10 @@ FORMAT = "tallystick-schema-1"
 
 def check_name(name: object) -> str:
     """name if it can be a tensor's: a str, Unicode NFC, 1 to 128 UTF-8 bytes; SchemaError otherwise."""
-    if not isinstance(name, str):
-        raise SchemaError(f"tensor name {name!r}: a str expected, got {type(name).__name__}")
     try:
-        length = len(name.encode())
-    except UnicodeEncodeError:
-        raise SchemaError(f"tensor name {name!r}: not encodable as UTF-8 (a lone surrogate)") from None
-    if not 1 <= length <= MAX_NAME:
-        raise SchemaError(f"tensor name {name[:40]!r} has {length} UTF-8 bytes; 1 to {MAX_NAME} allowed")
-    if not unicodedata.is_normalized("NFC", name):
-        raise SchemaError(f"tensor name {name!r} is not in Unicode normal form NFC")
-    return name
+        return canonical.check_id(name, "tensor name")  # type: ignore[arg-type]
+    except ArgumentError as error:
+        raise SchemaError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -141,7 +132,7 @@ class Schema:
     @cached_property
     def _json(self) -> bytes:
         tensors = [{"dtype": t.dtype, "name": t.name, "shape": list(t.shape)} for t in self.tensors]
-        return _dumps({"format": FORMAT, "tensors": tensors})
+        return canonical.dumps({"format": FORMAT, "tensors": tensors})
 
     def to_json(self) -> bytes:
         """The canonical JSON."""
@@ -151,18 +142,16 @@ class Schema:
     def from_json(cls, data: bytes) -> Schema:
         """The schema whose canonical JSON is data; FormatError for any other bytes."""
         try:
-            content = json.loads(data)
+            content = canonical.loads(data)
             if content["format"] != FORMAT:
-                raise FormatError(f"schema format {content['format']!r}; {FORMAT!r} expected")
+                raise FormatError(f"format {content['format']!r:.80}; {FORMAT!r} expected")
             schema = cls(tuple(_tensor(entry) for entry in content["tensors"]))
-        except SchemaError as error:
+        except ArgumentError as error:
             raise FormatError(f"schema: {error}") from None
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            if isinstance(error, FormatError):
-                raise
-            raise FormatError(f"schema: not the JSON of a schema: {type(error).__name__}: {error}") from None
-        if schema.to_json() != bytes(data):
-            raise FormatError("schema: JSON that is not in canonical form")
+        except (TypeError, KeyError) as error:
+            raise FormatError(f"schema: not of the form {FORMAT}: {error}") from None
+        if schema.to_json() != data:
+            raise FormatError("schema: tensors that are not sorted by name, or more than a schema has")
         return schema
 
 
@@ -185,11 +174,7 @@ def difference(one: Schema, other: Schema, one_id: str, other_id: str) -> str | 
 def _tensor(entry: dict[str, Any]) -> Tensor:
     shape: Sequence[object] = entry["shape"]
     if not isinstance(shape, list) or any(type(n) is not int for n in shape):
-        raise FormatError(f"schema: shape {shape!r}; a list of integers expected")
+        raise FormatError(f"shape {shape!r}; a list of integers expected")
     if not isinstance(entry["dtype"], str):
-        raise FormatError(f"schema: dtype {entry['dtype']!r}; a string expected")
+        raise FormatError(f"dtype {entry['dtype']!r}; a string expected")
     return Tensor(entry["name"], tuple(entry["shape"]), entry["dtype"])
-
-
-def _dumps(content: object) -> bytes:
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
