@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -35,8 +38,30 @@ def threads(request):
 
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if {"torch", "jax"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("frameworks")
     count, why = ts.cuda_status()
     if count == 0:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=why))
+
+
+# data: frameworks that are no dependency of ours; TALLYSTICK_REQUIRE_TORCH=1 turns the skip into a failure
+
+
+def framework(name):
+    if os.environ.get(f"TALLYSTICK_REQUIRE_{name.upper()}") == "1":
+        return importlib.import_module(name)
+    return pytest.importorskip(name, reason=f"{name} is not installed; .ci/run frameworks runs these with it")
+
+
+@pytest.fixture(scope="session")
+def torch():
+    return framework("torch")
+
+
+@pytest.fixture(scope="session")
+def jax():
+    return framework("jax")

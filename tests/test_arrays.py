@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import ctypes
 import gc
-import os
 import subprocess
 import sys
 import weakref
@@ -28,16 +27,6 @@ def values(dtype, shape=(2, 3)):
 
 def address_of(x):
     return x.__array_interface__["data"][0]
-
-
-@pytest.fixture(scope="module")
-def torch():
-    """torch, or a skip; a failure where TALLYSTICK_REQUIRE_TORCH says that it must be there."""
-    if os.environ.get("TALLYSTICK_REQUIRE_TORCH") == "1":
-        import torch
-
-        return torch
-    return pytest.importorskip("torch", reason="torch is not installed; CI runs these with it")
 
 
 # ---- NumPy ----
@@ -474,8 +463,7 @@ def test_a_result_for_arrays_of_no_framework_is_the_numpy_array():
         assert arrays.like(template, result) is result
 
 
-def test_jax_arrays_are_taken_where_they_lie_and_given_back():
-    jax = pytest.importorskip("jax", reason="jax is not installed")
+def test_jax_arrays_are_taken_where_they_lie_and_given_back(jax):
     for dtype in ("float32", "bfloat16"):
         x = jax.numpy.arange(6, dtype=dtype).reshape(2, 3)
         got = arrays.view(x)

@@ -141,7 +141,8 @@ def encode_plain(source: Update | Mapping[str, object], binding: Binding | None 
     update = _as_update(source)
     schema = update.schema
     parts = list(_contents(update))
-    sections, offset = [], _head_size(schema)
+    sections: list[Section] = []
+    offset = _head_size(schema)
     for (kind, codec, values), buffers in zip(_kinds(schema), parts, strict=True):
         crc = 0
         for buffer in buffers:

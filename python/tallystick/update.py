@@ -56,8 +56,12 @@ class Update(ABC):
     device: str  # where the floating values are: "cpu" or "cuda:N"
     source: str  # "memory" or "file"
     media_type: str
-    size: int  # bytes of the payload
     binding: frame.Binding | None = None  # of a frame that was received
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Bytes of the payload."""
 
     @abstractmethod
     def integer_bytes(self, name: str) -> bytes:
@@ -130,8 +134,11 @@ class MemoryUpdate(Update):
         self.schema = schema
         self.views = views
         self.device = _one_device(schema, views)
-        self.size = frame.plain_size(schema) if received is None else memoryview(received).nbytes
         self._received = received  # the frame that the views point into, if there is one
+
+    @property
+    def size(self) -> int:
+        return frame.plain_size(self.schema) if self._received is None else memoryview(self._received).nbytes
 
     def integer_bytes(self, name: str) -> bytes:
         if name not in {t.name for t in self.schema.integers}:
@@ -193,10 +200,13 @@ class FileUpdate(Update):
         """files: what the payload consists of, in order."""
         self.schema = schema
         self.media_type = media_type
-        self.size = sum(file.size for file in files)
         self._files = files
         self._places = places
         self._runs = [_runs(segment, places) for segment in schema.segments]
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self._files)
 
     def integer_bytes(self, name: str) -> bytes:
         if name not in {t.name for t in self.schema.integers}:
