@@ -26,7 +26,8 @@ _BUILT_IN = {
 _EXTRAS = {"evm+http": "evm", "evm+https": "evm", "fabric": "fabric"}  # scheme: the extra that brings it
 _GROUP = "tallystick.ledgers"
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_SECRET = re.compile(r"(?i)([?&][^=&#]*(?:pass|secret|token|key)[^=&#]*=)[^&#]*")
+_USER = re.compile(r"(?s)^([a-z0-9+.-]*://)?.*@", re.IGNORECASE)  # up to the last @, however malformed
+_SECRET = re.compile(r"(?i)([?&#][^=&#]*(?:pass|secret|token|key)[^=&#]*=)[^&#]*")
 
 
 def connect(url: str, *, read_only: bool = False) -> Ledger:
@@ -48,7 +49,7 @@ def connect(url: str, *, read_only: bool = False) -> Ledger:
 
 def redact(url: str) -> str:
     """The URL without user, password, and values of parameters that sound like secrets: fit for messages."""
-    return _SECRET.sub(r"\1***", re.sub(r"//.*@", "//***@", url))
+    return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", url))
 
 
 def _ledger_class(scheme: str, url: str) -> type[Ledger]:

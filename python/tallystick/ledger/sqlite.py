@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from tallystick.errors import ArgumentError, LedgerCorruptError, LedgerError
 from tallystick.record import Check
@@ -95,10 +95,13 @@ class SqliteLedger(StoredLedger):
             raise ArgumentError(
                 "ledger URL: sqlite takes no parameters; in a file name write ? as %3F, # as %23"
             )
-        name = unquote(path[1:])
-        if "\0" in name:
+        try:
+            name = unquote_to_bytes(path[1:])
+        except UnicodeEncodeError:
+            raise ArgumentError("ledger URL: a lone surrogate, which UTF-8 cannot carry") from None
+        if b"\0" in name:
             raise ArgumentError("ledger URL: a file name has no NUL in it")
-        return cls(name, read_only=read_only)
+        return cls(os.fsdecode(name), read_only=read_only)
 
     def close(self) -> None:
         with self._lock:
@@ -126,13 +129,13 @@ class SqliteLedger(StoredLedger):
             self._db = self._open("mode=rwc")
             if not self._recognise(self._db, may_be_new=True):
                 self._create_tables(self._db)
-            _use_wal(self._db)
+            self._use_wal(self._db)
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.execute("PRAGMA foreign_keys = ON")
 
     def _open(self, options: str, path: str | None = None) -> sqlite3.Connection:
         db = sqlite3.connect(
-            f"file:{quote(path or self._path)}?{options}",
+            f"file:{quote(os.fsencode(path or self._path))}?{options}",
             uri=True,
             timeout=BUSY_S,
             isolation_level=None,
@@ -197,6 +200,23 @@ class SqliteLedger(StoredLedger):
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {VERSION}")
         db.execute("COMMIT")
+
+    def _use_wal(self, db: sqlite3.Connection) -> None:
+        """Switch to write-ahead logging. SQLite does not wait here for others that do the same; we do."""
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        if mode != "wal":
+            raise LedgerError(
+                f"ledger {self._path}: this file system cannot hold an SQLite file with a write-ahead log; "
+                "use a local disk"
+            )
 
     # ---- transactions and errors ----
 
@@ -304,24 +324,6 @@ class SqliteLedger(StoredLedger):
         if found == ["ok"]:
             return [Check("storage", "ok", self._path)]
         return [Check("storage", "failed", f"{self._path}: {'; '.join(found)}")]
-
-
-def _use_wal(db: sqlite3.Connection) -> None:
-    """Switch to write-ahead logging. SQLite does not wait here for others that open the same file; we do."""
-    deadline = time.monotonic() + BUSY_S
-    while True:
-        try:
-            (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-            continue
-        if mode != "wal":
-            raise LedgerError(
-                "the file system cannot hold an SQLite file with a write-ahead log; use a local disk"
-            )
-        return
 
 
 def _has_tables(db: sqlite3.Connection) -> bool:
