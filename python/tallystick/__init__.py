@@ -1,6 +1,6 @@
 """tallystick: the aggregation engine for federated learning among parties that do not trust one another."""
 
-from . import arrays, errors, frame, merkle, update
+from . import arrays, errors, frame, ledger, merkle, record, update
 from ._backend import cpu_best, cpu_level, cuda_status, num_threads, set_cpu_level, set_num_threads
 from .errors import TallystickError
 
@@ -15,8 +15,10 @@ __all__ = [
     "cuda_status",
     "errors",
     "frame",
+    "ledger",
     "merkle",
     "num_threads",
+    "record",
     "set_cpu_level",
     "set_num_threads",
     "update",
