@@ -38,14 +38,50 @@ std::uint32_t crc_scalar(const std::uint8_t* p, std::size_t size, std::uint32_t 
 }
 
 #if TALLYSTICK_X86
+constexpr std::size_t kRun = 1024;  // bytes of one of three runs computed side by side
+
+// kShift[k][b]: what byte k of a remainder, being b, becomes when kRun zero bytes follow.
+constexpr auto kShift = [] {
+    std::array<std::uint32_t, 32> of_bit{};
+    for (std::size_t bit = 0; bit < 32; ++bit) {
+        std::uint32_t x = std::uint32_t{1} << bit;
+        for (std::size_t i = 0; i < kRun; ++i) x = x >> 8 ^ kTable[0][x & 255];
+        of_bit[bit] = x;
+    }
+    std::array<std::array<std::uint32_t, 256>, 4> shift{};
+    for (std::size_t k = 0; k < 4; ++k)
+        for (std::size_t b = 0; b < 256; ++b)
+            for (std::size_t bit = 0; bit < 8; ++bit)
+                if (b >> bit & 1) shift[k][b] ^= of_bit[8 * k + bit];
+    return shift;
+}();
+
+std::uint32_t shift(std::uint32_t x) {
+    return kShift[0][x & 255] ^ kShift[1][x >> 8 & 255] ^ kShift[2][x >> 16 & 255] ^ kShift[3][x >> 24];
+}
+
+__attribute__((target("sse4.2"), always_inline)) inline std::uint64_t step(std::uint64_t x,
+                                                                           const std::uint8_t* p) {
+    std::uint64_t word;
+    std::memcpy(&word, p, 8);
+    return _mm_crc32_u64(x, word);
+}
+
+// The instruction takes 3 cycles and one can start in each: three runs at once are nearly three times as
+// fast.
 __attribute__((target("sse4.2"))) std::uint32_t crc_sse42(const std::uint8_t* p, std::size_t size,
                                                           std::uint32_t crc) {
     std::uint64_t x = crc;
-    for (; size >= 8; size -= 8, p += 8) {
-        std::uint64_t word;
-        std::memcpy(&word, p, 8);
-        x = _mm_crc32_u64(x, word);
+    for (; size >= 3 * kRun; size -= 3 * kRun, p += 3 * kRun) {
+        std::uint64_t y = 0, z = 0;
+        for (std::size_t i = 0; i < kRun; i += 8) {
+            x = step(x, p + i);
+            y = step(y, p + kRun + i);
+            z = step(z, p + 2 * kRun + i);
+        }
+        x = shift(shift(static_cast<std::uint32_t>(x)) ^ static_cast<std::uint32_t>(y)) ^ z;
     }
+    for (; size >= 8; size -= 8, p += 8) x = step(x, p);
     auto last = static_cast<std::uint32_t>(x);
     for (; size; --size) last = _mm_crc32_u8(last, *p++);
     return last;

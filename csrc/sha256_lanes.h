@@ -120,27 +120,35 @@ INLINE void load_words(const std::uint8_t* const* p, std::size_t offset, V* w) {
     for (int i = 0; i < words; ++i) w[i] = swap_bytes(w[i]);
 }
 
+// Rounds 16 i .. 16 i + 15, k: their constants; w[0..15]: the last 16 words of the message schedule.
+template <bool kFirst>
+INLINE void rounds(const std::uint32_t* k, V* s, V* w) {
+#pragma GCC unroll 16
+    for (int t = 0; t < 16; ++t) {
+        if (!kFirst) {
+            const V x = w[(t + 1) & 15], y = w[(t + 14) & 15];
+            w[t] = add(add(w[t], xor3(ror<7>(x), ror<18>(x), shr<3>(x))),
+                       add(w[(t + 9) & 15], xor3(ror<17>(y), ror<19>(y), shr<10>(y))));
+        }
+        // a .. h of this round stand in s[-t & 7], s[(1 - t) & 7], ...: nothing moves.
+        V &a = s[-t & 7], &b = s[(1 - t) & 7], &c = s[(2 - t) & 7], &d = s[(3 - t) & 7];
+        V &e = s[(4 - t) & 7], &f = s[(5 - t) & 7], &g = s[(6 - t) & 7], &h = s[(7 - t) & 7];
+        // Sigma1(e) comes last: what is added before it does not wait for the round before.
+        const V early = add(add(h, add(w[t], set1(k[t]))), choose(e, f, g));
+        const V t1 = add(early, xor3(ror<6>(e), ror<11>(e), ror<25>(e)));
+        d = add(d, t1);
+        h = add(t1, add(xor3(ror<2>(a), ror<13>(a), ror<22>(a)), majority(a, b, c)));
+    }
+}
+
 // One block: w[0..15] are its words, used up.
 INLINE void compress(V* state, V* w) {
-    V a = state[0], b = state[1], c = state[2], d = state[3];
-    V e = state[4], f = state[5], g = state[6], h = state[7];
-#pragma GCC unroll 64
-    for (int t = 0; t < 64; ++t) {
-        if (t >= 16) {
-            const V x = w[(t - 15) & 15], y = w[(t - 2) & 15];
-            w[t & 15] = add(add(w[t & 15], xor3(ror<7>(x), ror<18>(x), shr<3>(x))),
-                            add(w[(t - 7) & 15], xor3(ror<17>(y), ror<19>(y), shr<10>(y))));
-        }
-        const V t1 =
-            add(add(add(h, xor3(ror<6>(e), ror<11>(e), ror<25>(e))), add(w[t & 15], set1(kRound[t]))),
-                choose(e, f, g));
-        const V t2 = add(xor3(ror<2>(a), ror<13>(a), ror<22>(a)), majority(a, b, c));
-        h = g, g = f, f = e, e = add(d, t1);
-        d = c, c = b, b = a, a = add(t1, t2);
-    }
-    state[0] = add(state[0], a), state[1] = add(state[1], b), state[2] = add(state[2], c);
-    state[3] = add(state[3], d), state[4] = add(state[4], e), state[5] = add(state[5], f);
-    state[6] = add(state[6], g), state[7] = add(state[7], h);
+    V s[8];
+    for (int i = 0; i < 8; ++i) s[i] = state[i];
+    rounds<true>(kRound, s, w);
+#pragma GCC unroll 1  // all 64 rounds in a row would not fit the cache of decoded instructions
+    for (int i = 16; i < 64; i += 16) rounds<false>(kRound + i, s, w);
+    for (int i = 0; i < 8; ++i) state[i] = add(state[i], s[i]);
 }
 
 // state[w * LANES + q]: word w of the stream that starts at p[q].

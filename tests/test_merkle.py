@@ -680,6 +680,13 @@ def test_crc32c_of_every_length_and_alignment(level):
         assert crc32c(data[start : start + size]) == reference.crc32c(data[start : start + size])
 
 
+@pytest.mark.parametrize("size", [3071, 3072, 3073, 3080, 6143, 6144, 10_000])
+def test_crc32c_of_long_input(level, size):
+    data = pattern(size).tobytes()
+    assert crc32c(data) == reference.crc32c(data)
+    assert crc32c(data[1:], 12345) == crc32c(data[5000:], crc32c(data[1:5000], 12345))
+
+
 def test_crc32c_goes_on_from_what_came_before(level):
     data = pattern(100).tobytes()
     for cut in range(101):
