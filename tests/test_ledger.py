@@ -477,6 +477,17 @@ def test_reading_an_altered_round_is_a_typed_error(path, column_):
                 make_round(ledger, "cards", 9).append_to(ledger, "cards")
 
 
+@pytest.mark.parametrize("log_index", [0, 7, -1, 2**62])
+def test_the_receipt_of_a_round_that_was_moved_is_lost(path, log_index):
+    receipts = fill(path)
+    change(path, f"UPDATE entry SET log_index = {log_index} WHERE round = 2")
+    with SqliteLedger(path) as ledger:
+        try:
+            assert ledger.status(receipts[2]) == "lost"
+        except LedgerCorruptError:
+            assert log_index < 3  # then the log has no order that makes its root
+
+
 def test_bytes_flipped_anywhere_in_the_file_are_found_or_harmless(path, tmp_path):
     fill(path, rounds=4, clients=60)
     clean = path.read_bytes()

@@ -368,6 +368,15 @@ class LedgerConformance:
         assert ledger.head(name) == head
         assert ledger.rounds(name) == []
 
+    @pytest.mark.parametrize("expected", ["ab" * 32, b"", bytes(31), 7])
+    def test_an_expected_head_that_is_no_hash_is_refused(
+        self, ledger: Ledger, name: str, expected: Any
+    ) -> None:
+        sample = make_round(ledger, name, 1)
+        with pytest.raises(ArgumentError, match="expected_head"):
+            ledger.append(name, sample.record, sample.leaves, schema=sample.schema, expected_head=expected)
+        assert ledger.rounds(name) == []
+
     def test_leaves_that_do_not_fit_are_refused(self, ledger: Ledger, name: str) -> None:
         sample = make_round(ledger, name, 1)
         for leaves, words in (

@@ -182,7 +182,9 @@ class StoredLedger(Ledger):
                 return "lost"
             row = self._find(space, receipt.round)
             tree = self._tree(receipt.namespace, space)
-            here = row is not None and self._receipt(receipt.namespace, space, row, tree)
+            if row is None or not 0 < row.log_index < tree.size:
+                return "lost"
+            here = self._receipt(receipt.namespace, space, row, tree)
         return "final" if here == receipt and receipt.verify() else "lost"
 
     def verify(self, name: str, *, trusted: Head | None = None) -> list[Check]:
@@ -322,6 +324,10 @@ def _check_content(
 
 def _check_head(name: str, record: RoundRecord, head: Head, expected: bytes | None) -> None:
     """StaleHeadError if the log has grown since the record was built, ArgumentError if it does not fit."""
+    if expected is not None and (not isinstance(expected, bytes) or len(expected) != 32):
+        raise ArgumentError(
+            f"expected_head: a hash of 32 bytes or None expected, got {canonical.shown(expected)}"
+        )
     grown = record.log_index < head.size if expected is None else expected != head.record_hash
     if grown:
         built_on = record.previous if expected is None else expected.hex()
