@@ -52,8 +52,10 @@ struct MeanScale {
 constexpr double kTiny = 0x1p-1000;  // more than n underflows can lose
 
 // The range of max|x| in which float64 sums of products neither overflow nor lose bits that count.
-TALLYSTICK_HD bool in_range(float, double) { return true; }
-TALLYSTICK_HD bool in_range(double, double largest) { return largest >= 0x1p-900 && largest <= 0x1p+990; }
+template <class T>
+TALLYSTICK_HD bool in_range(double largest) {
+    return sizeof(T) < 8 || ((largest >= 0x1p-900) & (largest <= 0x1p+990));
+}
 
 // ---- Tier 1 ----
 
@@ -110,12 +112,16 @@ TALLYSTICK_HD Quotient divide(const LongSum& s, const MeanScale& scale) {
     const TwoSum sum = two_sum(s.high, s.low);
     const double q = sum.sum / scale.total;
     const double left = fused(-q, scale.total, sum.sum);  // the remainder of a rounded quotient is exact
+    const TwoSum both = two_sum(left, sum.error);
     const double low = q * scale.total_low;
-    const double rest = (left + sum.error) - low;
-    const bool exact = rest == 0 && s.lost == 0 && scale.total_low == 0 && scale.total_error == 0;
+    const double rest = (both.sum - low) / scale.total;
+    // Nothing lost anywhere: then near + rest is the mean itself, and its ties are settled here.
+    const bool exact = (s.lost == 0) & (both.error == 0) & (scale.total_low == 0) & (scale.total_error == 0) &
+                       (fused(-rest, scale.total, both.sum) == 0) &
+                       ((magnitude(q) >= 0x1p-900) | (sum.sum == 0));
     const double lost = s.lost * (1 + 0x1p-20) + magnitude(q) * scale.total_error +
                         0x1p-50 * (magnitude(left) + magnitude(sum.error) + magnitude(low));
-    return {q, rest * scale.inverse, exact ? 0.0 : lost * scale.inverse * (1 + 0x1p-40) + kTiny};
+    return {q, rest, exact ? 0.0 : lost * scale.inverse * (1 + 0x1p-40) + kTiny};
 }
 
 // a + b rounded to the format once.
@@ -209,7 +215,7 @@ TALLYSTICK_HD int side_of_midpoint(const Terms& terms, std::size_t n, double a, 
 template <class T, class Terms>
 TALLYSTICK_HD T exact_mean(const Terms& terms, std::size_t n, std::int64_t low, std::int64_t high) {
     while (low < high) {
-        const std::int64_t middle = low + ((high - low) >> 1);
+        const std::int64_t middle = (low >> 1) + (high >> 1) + (low & high & 1);  // no overflow
         const int side = side_of_midpoint(terms, n, static_cast<double>(widen(from_key<T>(middle))),
                                           static_cast<double>(widen(from_key<T>(middle + 1))));
         if (side > 0) {

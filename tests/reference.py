@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
+from fractions import Fraction
+
+import ml_dtypes
+import numpy as np
 
 # ---- merkle ----
 
@@ -129,3 +134,118 @@ def value_hash(tensors):
     sections = frame_sections(tensors)
     data = hashlib.sha256(sections[0][3]).digest() + b"".join(section[3] for section in sections[1:])
     return merkle_root(chunks(data, 65536))
+
+
+# ---- aggregate ----
+
+DTYPES = {
+    "float64": np.dtype(np.float64),
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+_SHAPE = {"float64": (53, -1074), "float32": (24, -149), "float16": (11, -24), "bfloat16": (8, -133)}
+
+
+def rounded(x, dtype):
+    """The rational x to the nearest value of dtype, ties to even, as a float; a zero is +0. No overflow."""
+    if x == 0:
+        return 0.0
+    digits, lowest = _SHAPE[np.dtype(dtype).name]
+    top = abs(x.numerator).bit_length() - x.denominator.bit_length()
+    top -= abs(x) < Fraction(2) ** top  # 2^top <= |x| < 2^(top + 1)
+    unit = Fraction(2) ** max(top - digits + 1, lowest)
+    return float(round(x / unit) * unit) + 0.0
+
+
+def _fixed(x):
+    """x * 2^1100, an integer."""
+    numerator, denominator = float(x).as_integer_ratio()
+    return numerator * (2**1100 // denominator)
+
+
+def weighted_mean(rows, weights=None):
+    """sum(w_i x_i) / sum(w_i) of every column, exactly, rounded once."""
+    w = [_fixed(v) for v in (np.ones(len(rows)) if weights is None else weights)]
+    sums = [sum(a * _fixed(x) for a, x in zip(w, column, strict=True)) for column in rows.T]
+    return np.array([rounded(Fraction(s, sum(w) << 1100), rows.dtype) for s in sums]).astype(rows.dtype)
+
+
+def median(rows, kind="mid"):
+    ordered = np.sort(rows.astype(np.float64), axis=0).astype(rows.dtype)
+    n = len(rows)
+    low, high = ordered[(n - 1) // 2], ordered[n // 2]
+    return weighted_mean(np.stack({"mid": (low, high), "lower": (low,), "upper": (high,)}[kind]))
+
+
+def trimmed_mean(rows, f):
+    ordered = np.sort(rows.astype(np.float64), axis=0).astype(rows.dtype)
+    return weighted_mean(ordered[f : len(rows) - f])
+
+
+def fma(a, b, c):
+    """a * b + c, rounded once, elementwise; float32 or float64, results finite or infinite."""
+    if a.dtype == np.float64:
+        exact = np.frompyfunc(lambda x, y, z: float(Fraction(x) * Fraction(y) + Fraction(z)), 3, 1)
+        return exact(a, b, c).astype(np.float64)
+    p, c = (
+        a.astype(np.float64) * b,
+        c.astype(np.float64),
+    )  # exact product; sum rounded to odd, then to float32
+    with np.errstate(over="ignore", invalid="ignore"):
+        s = p + c
+        back = s - p
+        error = (p - (s - back)) + (c - back)
+        even = s.view(np.int64) % 2 == 0
+        toward = np.where(error > 0, np.inf, -np.inf)
+        s = np.where((error != 0) & np.isfinite(error) & even, np.nextafter(s, toward), s)
+        return s.astype(np.float32)
+
+
+def distances(rows):
+    """Squared distances in the shape of csrc/distances.h: blocks of 512, 16 lanes, superblocks of 2^18."""
+    n, d = rows.shape
+    x = rows if rows.dtype == np.float64 else rows.astype(np.float32)
+    x = np.pad(x, ((0, 0), (0, -d % 512))).reshape(n, -1, 32, 16)
+    result = np.zeros((n, n))
+    for i in range(n):
+        for j in range(i):
+            with np.errstate(over="ignore"):
+                t = x[i] - x[j]
+                lanes = np.zeros((t.shape[0], 16), t.dtype)
+                for step in range(32):
+                    lanes = fma(t[:, step], t[:, step], lanes)
+                for w in (8, 4, 2, 1):
+                    lanes = lanes[:, :w] + lanes[:, w:]
+            total = 0.0
+            for first in range(0, len(lanes), 512):  # blocks of one superblock
+                part = 0.0
+                for block in lanes[first : first + 512, 0].tolist():
+                    part += block
+                total += part
+            result[i, j] = result[j, i] = total
+    return result
+
+
+def edge_rows(n, d, dtype, seed=0):
+    """n x d values; the kind of difficulty depends on the column: see the comments."""
+    dtype = np.dtype(dtype)
+    digits, lowest = _SHAPE[dtype.name]
+    largest = float(ml_dtypes.finfo(dtype).max)
+    top = math.frexp(largest)[1]
+    rng = np.random.default_rng([seed, n, digits])
+    x = rng.standard_normal((n, d))
+    x[:, 1::9] = rng.integers(-9, 10, x[:, 1::9].shape)  # exact ties
+    wide = x[:, 2::9]
+    x[:, 2::9] = np.ldexp(np.clip(wide, -0.9, 0.9), rng.integers(lowest, top, wide.shape))  # every exponent
+    x[:, 3::9] = np.ldexp(rng.integers(-40, 41, x[:, 3::9].shape).astype(float), lowest)  # denormals
+    x[:, 4::9] = rng.choice([largest, -largest, largest / 2], x[:, 4::9].shape)  # sums overflow
+    half = x[: n // 2, 5::9]
+    x[n // 2 : n // 2 + len(half), 5::9] = -half  # cancellation: the rest decides
+    x[:, 6::9] = rng.choice([0.0, -0.0], x[:, 6::9].shape)
+    x[:, 7::9] = x[0, 7::9]  # all equal
+    odd = np.ldexp(1.0 + np.ldexp(rng.integers(0, 4, x[:, 8::9].shape).astype(float), 1 - digits), 3)
+    x[:, 8::9] = odd  # neighbours: means lie on midpoints
+    with np.errstate(over="ignore"):
+        x = np.clip(x, -largest, largest).astype(dtype)
+    return x[:, rng.permutation(d)]

@@ -1,6 +1,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 version: str
 
 # cpu, parallel
@@ -12,6 +15,31 @@ def num_threads() -> int: ...
 def set_num_threads(count: int) -> None: ...
 
 # aggregate
+def mean(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    weights: npt.NDArray[np.float64] | None,
+    out: int,
+) -> list[int]: ...
+def median(
+    pointers: npt.NDArray[np.uint64], bounds: npt.NDArray[np.int64], dtype: str, kind: str, out: int
+) -> list[int]: ...
+def trimmed_mean(
+    pointers: npt.NDArray[np.uint64], bounds: npt.NDArray[np.int64], dtype: str, f: int, out: int
+) -> list[int]: ...
+def nonfinite(pointers: npt.NDArray[np.uint64], bounds: npt.NDArray[np.int64], dtype: str) -> list[int]: ...
+def distances(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    column: int,
+    part: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64],
+) -> list[int]: ...
+def distances_finish(part: npt.NDArray[np.float64], total: npt.NDArray[np.float64]) -> None: ...
+def redone() -> tuple[int, int]: ...
+def stream_read(address: int, bytes: int) -> float: ...
 
 # merkle
 class MerkleTree:

@@ -1,0 +1,169 @@
+#include "distances.h"
+
+#include <algorithm>
+#include <atomic>
+#include <stdexcept>  // for invalid_argument
+
+#include "cpu.h"
+#include "exact.h"
+#include "intrinsics.h"
+#include "parallel.h"
+#include "rounding.h"
+#include "rows.h"
+
+namespace tallystick {
+namespace {
+
+constexpr std::size_t kLanes = 16;
+constexpr std::size_t kPackedStride =
+    kDistanceBlock + 16;  // not a power of two: rows fall into different cache sets
+
+template <class T>
+using Widened = decltype(widen(T{}));
+
+#define LEVEL scalar
+#define LEVEL_BYTES 16
+#include "lanes.h"
+//
+#include "distances_kernels.h"
+#undef LEVEL
+#undef LEVEL_BYTES
+#if TALLYSTICK_X86
+TALLYSTICK_AVX2_BEGIN
+#define LEVEL avx2
+#define LEVEL_BYTES 32
+#include "lanes.h"
+//
+#include "distances_kernels.h"
+#undef LEVEL
+#undef LEVEL_BYTES
+TALLYSTICK_TARGET_END
+TALLYSTICK_AVX512_BEGIN
+#define LEVEL avx512
+#define LEVEL_BYTES 64
+#include "lanes.h"
+//
+#include "distances_kernels.h"
+#undef LEVEL
+#undef LEVEL_BYTES
+TALLYSTICK_TARGET_END
+#define TALLYSTICK_VARIANTS(name) {&scalar::name, &avx2::name, &avx512::name}
+#else
+#define TALLYSTICK_VARIANTS(name) {&scalar::name, nullptr, nullptr}
+#endif
+
+template <class T>
+constexpr Variants<decltype(&scalar::pack<T>)> kPack{TALLYSTICK_VARIANTS(pack<T>)};
+template <class F>
+constexpr Variants<decltype(&scalar::block_distances<F>)> kBlockDistances{
+    TALLYSTICK_VARIANTS(block_distances<F>)};
+
+// Distances over one block, columns [lo, lo + 512) of the rows, cut at d.
+template <class T>
+class Block {
+  public:
+    explicit Block(std::size_t n)
+        : packed_(n * kPackedStride * sizeof(Widened<T>)), sums_(n * n), marked_(n, 0) {}
+
+    void run(const Rows& rows, std::size_t lo) {
+        using F = Widened<T>;
+        F* packed = reinterpret_cast<F*>(packed_.get());
+        const auto pack = *kPack<T>;
+        const std::size_t hi = std::min(lo + kDistanceBlock, rows.d()), k = piece_of(rows, lo);
+        const bool whole = hi == lo + kDistanceBlock && hi <= static_cast<std::size_t>(rows.bounds[k + 1]);
+        const std::size_t offset = (lo - static_cast<std::size_t>(rows.bounds[k])) * sizeof(T);
+        for (std::size_t i = 0; i < rows.n; ++i) {
+            const char* from = reinterpret_cast<const char*>(rows.pointers[i * rows.pieces + k]) + offset;
+            char gathered[kDistanceBlock * sizeof(T)];
+            if (!whole) {
+                std::memset(gathered, 0, kDistanceBlock * sizeof(T));
+                copy_columns(rows, i, k, lo, hi, gathered);
+                from = gathered;
+            }
+            if (!pack(from, packed + i * kPackedStride)) marked_[i] = 1;
+        }
+        (*kBlockDistances<F>)(packed, rows.n, sums_.data());
+    }
+    const double* sums() const { return sums_.data(); }
+    const std::vector<char>& marked() const { return marked_; }
+
+  private:
+    Scratch packed_;
+    std::vector<double> sums_;  // i < j only
+    std::vector<char> marked_;  // clients with a NaN or infinity so far
+};
+
+// part and total of rows [first, last) above the diagonal.
+void add_blocks(std::size_t n, std::size_t first, std::size_t last, const double* const* sums,
+                std::size_t blocks, double* part) {
+    for (std::size_t i = first; i < last; ++i)
+        for (std::size_t b = 0; b < blocks; ++b)
+            for (std::size_t j = i + 1; j < n; ++j) part[i * n + j] += sums[b][i * n + j];
+}
+
+void mirror(std::size_t n, double* matrix) {
+    for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j < i; ++j) matrix[i * n + j] = matrix[j * n + i];
+}
+
+template <class T>
+Clients distances_of(const Rows& rows, std::size_t column, double* part, double* total) {
+    const std::size_t n = rows.n, d = rows.d();
+    const std::size_t blocks = (d + kDistanceBlock - 1) / kDistanceBlock;
+    const std::size_t at_once =
+        num_threads() == 1 ? 1 : std::min<std::size_t>(blocks, 2 * static_cast<std::size_t>(num_threads()));
+    std::vector<Block<T>> slots;
+    slots.reserve(at_once);
+    std::vector<const double*> sums;
+    for (std::size_t s = 0; s < at_once; ++s) sums.push_back(slots.emplace_back(n).sums());
+    constexpr std::size_t kPerSuperblock = kSuperblock / kDistanceBlock;
+    for (std::size_t b = 0; b < blocks;) {
+        const std::size_t in_super = (column / kDistanceBlock + b) % kPerSuperblock;
+        const std::size_t count = std::min({at_once, blocks - b, kPerSuperblock - in_super});
+        parallel_for(count, 1, [&](std::size_t lo, std::size_t hi) {
+            for (std::size_t s = lo; s < hi; ++s) slots[s].run(rows, (b + s) * kDistanceBlock);
+        });
+        parallel_for(
+            n, 64, [&](std::size_t lo, std::size_t hi) { add_blocks(n, lo, hi, sums.data(), count, part); });
+        b += count;
+        const bool complete = b < blocks || d % kDistanceBlock == 0;
+        if (complete && in_super + count == kPerSuperblock) {
+            mirror(n, part);
+            distances_finish(n, part, total);
+        }
+    }
+    mirror(n, part);
+    Clients found;
+    for (std::size_t i = 0; i < n; ++i)
+        if (std::any_of(slots.begin(), slots.end(), [i](const Block<T>& s) { return s.marked()[i] != 0; }))
+            found.push_back(i);
+    return found;
+}
+
+}  // namespace
+
+Clients distances(const Rows& rows, std::size_t column, double* part, double* total) {
+    if (column % kChunkUnit != 0)
+        throw std::invalid_argument("distances: column: a multiple of " + std::to_string(kChunkUnit) +
+                                    " expected, got " + std::to_string(column));
+    if (rows.d() == 0) return {};
+    switch (rows.dtype) {
+        case Dtype::float64:
+            return distances_of<double>(rows, column, part, total);
+        case Dtype::float16:
+            return distances_of<Half>(rows, column, part, total);
+        case Dtype::bfloat16:
+            return distances_of<Brain>(rows, column, part, total);
+        default:
+            return distances_of<float>(rows, column, part, total);
+    }
+}
+
+void distances_finish(std::size_t n, double* part, double* total) {
+    for (std::size_t k = 0; k < n * n; ++k) {
+        total[k] += part[k];
+        part[k] = 0;
+    }
+}
+
+}  // namespace tallystick

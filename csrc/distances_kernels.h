@@ -1,0 +1,81 @@
+// Loops of distances. Included once per CPU level, in its region, after lanes.h.
+namespace LEVEL {
+
+constexpr std::size_t kSquare = kBytes == 64   ? 5
+                                : kBytes == 32 ? 3
+                                               : 2;  // rows x rows whose sums stay in registers
+
+// One block of one row, at any address, to `to`. The block after it is prefetched. False: a value is not
+// finite.
+template <class T>
+bool pack(const char* from, Widened<T>* to) {
+    typedef Widened<T> F;
+    FiniteCheck<F> check;
+    for (std::size_t c = 0; c < kDistanceBlock; c += Lanes<F>::kCount) {
+        const auto x = Load<T>::from(from + c * sizeof(T));
+        check.see(x);
+        store(to + c, x);
+        __builtin_prefetch(from + (c + kDistanceBlock) * sizeof(T), 0, 2);
+    }
+    return check.finite();
+}
+
+// lanes[0] = their sum, by the fixed tree.
+template <class F>
+TALLYSTICK_HD F sum_lanes(F* lanes) {
+#pragma GCC unroll 4
+    for (std::size_t w = kLanes / 2; w > 0; w /= 2)
+#pragma GCC unroll 8
+        for (std::size_t l = 0; l < w; ++l) lanes[l] += lanes[l + w];
+    return lanes[0];
+}
+
+// sums[i * n + j] = distance over one block of rows a + i and b + j; kDiagonal: a == b, only i < j.
+template <class F, bool kDiagonal>
+void square(const F* packed, std::size_t n, std::size_t a, std::size_t b, double* sums) {
+    typedef typename Lanes<F>::Vec Vec;
+    constexpr std::size_t kCount = Lanes<F>::kCount;
+    const F *x[kSquare], *y[kSquare];
+    for (std::size_t i = 0; i < kSquare; ++i) {  // beyond the last row: the last row again
+        x[i] = packed + (a + i < n ? a + i : n - 1) * kPackedStride;
+        y[i] = packed + (b + i < n ? b + i : n - 1) * kPackedStride;
+    }
+    alignas(64) F lanes[kSquare * kSquare][kLanes];
+    for (std::size_t first = 0; first < kLanes; first += kCount) {
+        Vec sum[kSquare][kSquare] = {};
+#pragma GCC unroll 1
+        for (std::size_t c = first; c < kDistanceBlock; c += kLanes) {
+            Vec u[kSquare];
+#pragma GCC unroll 5
+            for (std::size_t i = 0; i < kSquare; ++i) u[i] = load<Vec>(x[i] + c);
+#pragma GCC unroll 5
+            for (std::size_t j = kDiagonal; j < kSquare; ++j) {
+                const Vec v = kDiagonal ? u[j] : load<Vec>(y[j] + c);
+#pragma GCC unroll 5
+                for (std::size_t i = 0; i < (kDiagonal ? j : kSquare); ++i) {
+                    const Vec t = u[i] - v;
+                    sum[i][j] = fused(t, t, sum[i][j]);
+                }
+            }
+        }
+#pragma GCC unroll 5
+        for (std::size_t i = 0; i < kSquare; ++i)
+#pragma GCC unroll 5
+            for (std::size_t j = kDiagonal ? i + 1 : 0; j < kSquare; ++j)
+                store(lanes[i * kSquare + j] + first, sum[i][j]);
+    }
+    for (std::size_t i = 0; i < kSquare && a + i < n; ++i)
+        for (std::size_t j = kDiagonal ? i + 1 : 0; j < kSquare && b + j < n; ++j)
+            sums[(a + i) * n + b + j] = static_cast<double>(sum_lanes(lanes[i * kSquare + j]));
+}
+
+// All pairs i < j of n packed rows.
+template <class F>
+void block_distances(const F* packed, std::size_t n, double* sums) {
+    for (std::size_t a = 0; a < n; a += kSquare) {
+        square<F, true>(packed, n, a, a, sums);
+        for (std::size_t b = a + kSquare; b < n; b += kSquare) square<F, false>(packed, n, a, b, sums);
+    }
+}
+
+}  // namespace LEVEL
