@@ -1,4 +1,4 @@
-"""What committing a round costs: leaves, their root, append to memory and file; peers: bare SQLite, pymerkle."""
+"""Committing a round: leaves, their root, append to memory and to a file; peers: bare SQLite, pymerkle."""
 
 from __future__ import annotations
 
