@@ -45,7 +45,8 @@ def leaves_by_hashlib():
 
 def tree_by_pymerkle():
     tree = pymerkle.InmemoryTree(algorithm="sha256")
-    tree.append_entries(LEAVES)
+    for leaf in LEAVES:
+        tree.append_entry(leaf)
     return tree
 
 
