@@ -1,6 +1,6 @@
 """tallystick: the aggregation engine for federated learning among parties that do not trust one another."""
 
-from . import arrays, errors, frame, ledger, merkle, record, update
+from . import aggregate, arrays, errors, frame, ledger, merkle, record, update
 from ._backend import cpu_best, cpu_level, cuda_status, num_threads, set_cpu_level, set_num_threads
 from .errors import TallystickError
 
@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 __all__ = [
     "TallystickError",
     "__version__",
+    "aggregate",
     "arrays",
     "cpu_best",
     "cpu_level",

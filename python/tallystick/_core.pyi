@@ -40,6 +40,17 @@ def distances(
 def distances_finish(part: npt.NDArray[np.float64], total: npt.NDArray[np.float64]) -> None: ...
 def redone() -> tuple[int, int]: ...
 def stream_read(address: int, bytes: int) -> float: ...
+def running_mean_add(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    weight: float,
+    state: npt.NDArray[np.float64],
+    column: int,
+) -> bool: ...
+def running_mean_finish(
+    state: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], dtype: str, out: int
+) -> int: ...
 
 # merkle
 class MerkleTree:
