@@ -1,12 +1,14 @@
 """tallystick: the aggregation engine for federated learning among parties that do not trust one another."""
 
-from . import aggregate, arrays, errors, frame, ledger, merkle, record, update
+from . import aggregate, arrays, errors, frame, ledger, merkle, record, update, verify
 from ._backend import cpu_best, cpu_level, cuda_status, num_threads, set_cpu_level, set_num_threads
 from .errors import TallystickError
+from .round import Round
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Round",
     "TallystickError",
     "__version__",
     "aggregate",
@@ -23,4 +25,5 @@ __all__ = [
     "set_cpu_level",
     "set_num_threads",
     "update",
+    "verify",
 ]

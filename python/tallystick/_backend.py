@@ -10,7 +10,16 @@ from types import ModuleType
 from . import _core
 from .errors import ArgumentError, DeviceError
 
-__all__ = ["cpu_best", "cpu_level", "cuda", "cuda_status", "num_threads", "set_cpu_level", "set_num_threads"]
+__all__ = [
+    "cpu_best",
+    "cpu_level",
+    "cuda",
+    "cuda_built",
+    "cuda_status",
+    "num_threads",
+    "set_cpu_level",
+    "set_num_threads",
+]
 
 
 @functools.cache
@@ -28,6 +37,11 @@ def cuda_status() -> tuple[int, str]:
         return 0, "this build has no CUDA module (no nvcc was found when it was built)"
     count, reason = module.device_count()
     return int(count), str(reason)
+
+
+def cuda_built() -> bool:
+    """Whether this build has the CUDA module."""
+    return _cuda_module() is not None
 
 
 def cuda() -> ModuleType:
