@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>  // for frexp, ldexp
 #include <mutex>
 #include <stdexcept>  // for invalid_argument
 
@@ -13,17 +12,13 @@
 #include "parallel.h"
 #include "rounding.h"
 #include "rows.h"
+#include "weights.h"
 
 namespace tallystick {
 namespace {
 
 constexpr std::size_t kTile = 64;     // columns; a multiple of every level's block
 constexpr std::size_t kGrain = 4096;  // columns per step of a thread
-
-struct MeanArguments {
-    const double* weights;  // scaled, or null for all 1
-    MeanScale scale;
-};
 
 // How a tile of n rows and `width` columns is brought into order: which ranks, by which comparators.
 struct SelectPlan {
@@ -145,35 +140,6 @@ void count(const Redone& redone) {
     if (redone.third) redone_third.fetch_add(redone.third, std::memory_order_relaxed);
 }
 
-// Weights scaled by a power of two, and what is known of their sum. `scaled` owns what weights points to.
-MeanArguments mean_arguments(const double* weights, std::size_t n, bool float64,
-                             std::vector<double>& scaled) {
-    MeanArguments a{};
-    LongSum total;
-    double smallest = 1;
-    if (weights) {
-        int exponent = 0;
-        std::frexp(*std::max_element(weights, weights + n), &exponent);
-        for (std::size_t i = 0; i < n; ++i) scaled.push_back(std::ldexp(weights[i], 1 - exponent));
-        smallest = *std::min_element(scaled.begin(), scaled.end());
-        a.weights = scaled.data();
-        for (const double w : scaled) add(total, w);
-        // Equal weights are no weights: cheaper, and exact more often.
-        if (smallest == *std::max_element(scaled.begin(), scaled.end())) a.weights = nullptr;
-    }
-    if (!a.weights) total = LongSum{static_cast<double>(n), 0, 0};
-    const TwoSum sum = two_sum(total.high, total.low);
-    const double count = static_cast<double>(n);
-    a.scale.total = sum.sum;
-    a.scale.total_low = sum.error;
-    a.scale.total_error = total.lost * (1 + 0x1p-20);
-    a.scale.inverse = 1 / sum.sum;
-    a.scale.step = (count + 8) * 0x1p-53;
-    a.scale.step_dd = (count + 4) * (count + 4) * 0x1p-106;
-    a.scale.inexact = a.weights && (float64 || smallest < 0x1p-700) ? 0x1p-120 : 0;
-    return a;
-}
-
 // The comparators that the kernel's sorted blocks of 16 leave to do, for the ranks low..high.
 std::vector<Comparator> merging_network(std::size_t n, std::size_t low, std::size_t high, bool ranked,
                                         std::size_t& size) {
@@ -227,18 +193,6 @@ struct SelectMemory {
 };
 
 }  // namespace
-
-Dtype dtype_from_name(const std::string& name) {
-    if (name == "float32") return Dtype::float32;
-    if (name == "float64") return Dtype::float64;
-    if (name == "float16") return Dtype::float16;
-    if (name == "bfloat16") return Dtype::bfloat16;
-    throw std::invalid_argument("dtype float32, float64, float16 or bfloat16 expected, got '" + name + "'");
-}
-
-std::size_t size_of(Dtype dtype) {
-    return with_type(dtype, [](auto x) { return sizeof x; });
-}
 
 Clients mean(const Rows& rows, const double* weights, void* out) {
     std::vector<double> scaled;

@@ -10,14 +10,11 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <vector>
 
-namespace tallystick {
+#include "dtype.h"
 
-enum class Dtype { float32, float64, float16, bfloat16 };
-Dtype dtype_from_name(const std::string& name);  // throws std::invalid_argument
-std::size_t size_of(Dtype dtype);
+namespace tallystick {
 
 struct Rows {
     const std::uint64_t* pointers;

@@ -1,11 +1,10 @@
-#include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <optional>
 #include <stdexcept>  // for invalid_argument
 
 #include "aggregate.h"
 #include "bind.h"
+#include "bind_rows.h"
 #include "distances.h"
 
 namespace py = pybind11;
@@ -14,22 +13,6 @@ namespace {
 
 using namespace tallystick;
 using Release = py::call_guard<py::gil_scoped_release>;
-template <class T>
-using Array = py::array_t<T, py::array::c_style>;
-
-// Rows over NumPy arrays; .noconvert() at every argument keeps them from being copied.
-Rows make_rows(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
-               const std::string& dtype) {
-    if (pointers.ndim() != 2 || bounds.ndim() != 1 || pointers.shape(0) < 1 || pointers.shape(1) < 1 ||
-        bounds.shape(0) != pointers.shape(1) + 1)
-        throw std::invalid_argument("rows: pointers (n, p) and bounds (p + 1) expected, n and p at least 1");
-    const std::int64_t* b = bounds.data();
-    const auto pieces = static_cast<std::size_t>(pointers.shape(1));
-    bool grows = b[0] == 0;
-    for (std::size_t k = 0; k < pieces; ++k) grows = grows && (b[k] < b[k + 1] || b[pieces] == 0);
-    if (!grows) throw std::invalid_argument("rows: bounds: 0, then growing values expected");
-    return {pointers.data(), b, static_cast<std::size_t>(pointers.shape(0)), pieces, dtype_from_name(dtype)};
-}
 
 double* matrix(Array<double>& m, std::size_t n, const char* name) {
     if (m.ndim() != 2 || static_cast<std::size_t>(m.shape(0)) != n ||
@@ -39,25 +22,10 @@ double* matrix(Array<double>& m, std::size_t n, const char* name) {
     return m.mutable_data();
 }
 
-Middle middle_from_name(const std::string& kind) {
-    if (kind == "mid") return Middle::mid;
-    if (kind == "lower") return Middle::lower;
-    if (kind == "upper") return Middle::upper;
-    throw std::invalid_argument("median: mid, lower or upper expected, got '" + kind + "'");
-}
-
-void* address(std::uintptr_t out) { return reinterpret_cast<void*>(out); }
-
 Clients py_mean(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
                 const std::string& dtype, const std::optional<Array<double>>& weights, std::uintptr_t out) {
     const Rows rows = make_rows(pointers, bounds, dtype);
-    if (weights && (weights->ndim() != 1 || static_cast<std::size_t>(weights->shape(0)) != rows.n))
-        throw std::invalid_argument("mean: " + std::to_string(rows.n) + " weights expected");
-    const double* w = weights ? weights->data() : nullptr;
-    for (std::size_t i = 0; w && i < rows.n; ++i)
-        if (!(w[i] >= 0x1p-500 && w[i] <= 0x1p+500))
-            throw std::invalid_argument("mean: weights from 2^-500 to 2^500 expected, got " +
-                                        std::to_string(w[i]));
+    const double* w = checked_weights(weights, rows.n);
     const py::gil_scoped_release release;
     return mean(rows, w, address(out));
 }

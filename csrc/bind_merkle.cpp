@@ -184,9 +184,6 @@ void tallystick::bind_merkle(py::module_& m) {
             return to_bytes(root.data(), kDigest);
         },
         py::arg("addresses"), py::arg("lengths"), py::arg("chunk"));
-    m.def(  // a tenth of what __array_interface__ costs
-        "address", [](const py::array& array) { return reinterpret_cast<std::uintptr_t>(array.data()); },
-        py::arg("array").noconvert());
     m.def("sha256_kernels", &sha256_kernels);
     m.def("sha256_force", &sha256_force, py::arg("kernel"));
     m.def(

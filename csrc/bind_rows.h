@@ -1,0 +1,52 @@
+// Arguments of the aggregation functions as Python gives them, for modules _core and _cuda.
+#pragma once
+#include <pybind11/numpy.h>
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>  // for invalid_argument
+#include <string>
+
+#include "aggregate.h"
+
+namespace tallystick {
+
+template <class T>
+using Array = pybind11::array_t<T, pybind11::array::c_style>;
+
+// Rows over NumPy arrays; .noconvert() at every argument keeps them from being copied.
+inline Rows make_rows(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                      const std::string& dtype) {
+    if (pointers.ndim() != 2 || bounds.ndim() != 1 || pointers.shape(0) < 1 || pointers.shape(1) < 1 ||
+        bounds.shape(0) != pointers.shape(1) + 1)
+        throw std::invalid_argument("rows: pointers (n, p) and bounds (p + 1) expected, n and p at least 1");
+    const std::int64_t* b = bounds.data();
+    const auto pieces = static_cast<std::size_t>(pointers.shape(1));
+    bool grows = b[0] == 0;
+    for (std::size_t k = 0; k < pieces; ++k) grows = grows && (b[k] < b[k + 1] || b[pieces] == 0);
+    if (!grows) throw std::invalid_argument("rows: bounds: 0, then growing values expected");
+    return {pointers.data(), b, static_cast<std::size_t>(pointers.shape(0)), pieces, dtype_from_name(dtype)};
+}
+
+inline Middle middle_from_name(const std::string& kind) {
+    if (kind == "mid") return Middle::mid;
+    if (kind == "lower") return Middle::lower;
+    if (kind == "upper") return Middle::upper;
+    throw std::invalid_argument("median: mid, lower or upper expected, got '" + kind + "'");
+}
+
+inline void* address(std::uintptr_t out) { return reinterpret_cast<void*>(out); }
+
+// One weight per client, or null.
+inline const double* checked_weights(const std::optional<Array<double>>& weights, std::size_t n) {
+    if (weights && (weights->ndim() != 1 || static_cast<std::size_t>(weights->shape(0)) != n))
+        throw std::invalid_argument("mean: " + std::to_string(n) + " weights expected");
+    const double* w = weights ? weights->data() : nullptr;
+    for (std::size_t i = 0; w && i < n; ++i)
+        if (!(w[i] >= 0x1p-500 && w[i] <= 0x1p+500))
+            throw std::invalid_argument("mean: weights from 2^-500 to 2^500 expected, got " +
+                                        std::to_string(w[i]));
+    return w;
+}
+
+}  // namespace tallystick
