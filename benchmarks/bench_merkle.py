@@ -45,8 +45,7 @@ def leaves_by_hashlib():
 
 def tree_by_pymerkle():
     tree = pymerkle.InmemoryTree(algorithm="sha256")
-    for leaf in LEAVES:
-        tree.append_entry(leaf)
+    tree.append_entries(LEAVES)
     return tree
 
 

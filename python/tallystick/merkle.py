@@ -153,7 +153,7 @@ class Tree:
             )
         if hashed and rows.shape[1] != 32:
             raise ArgumentError(f"hashes: 32 bytes per row expected, got {rows.shape[1]}")
-        return self._native.extend_rows(_core.address(rows), rows.shape[1], rows.shape[0], hashed)
+        return self._native.extend_rows(_address(rows), rows.shape[1], rows.shape[0], hashed)
 
 
 def verify(root: bytes, size: int, index: int, leaf: Buffer, proof: Iterable[bytes]) -> bool:
@@ -237,7 +237,7 @@ def hash_chunks(*segments: Buffer, chunk: int = CHUNK) -> bytes:
     ArgumentError for a segment that is not a contiguous buffer, for chunk < 1.
     """
     parts = [_flat(segment, f"segment {i}") for i, segment in enumerate(segments)]
-    return _core.hash_chunks([_core.address(p) for p in parts], [p.size for p in parts], _chunk_size(chunk))
+    return _core.hash_chunks([_address(p) for p in parts], [p.size for p in parts], _chunk_size(chunk))
 
 
 def chunk_hashes(*segments: Buffer, chunk: int = CHUNK) -> NDArray[np.uint8]:
@@ -313,7 +313,7 @@ def _root_over(hashes: bytearray) -> bytes:
 
 
 def _hashes(parts: list[NDArray[np.uint8]], chunk: int) -> bytes:
-    return _core.chunk_hashes([_core.address(p) for p in parts], [p.size for p in parts], chunk)
+    return _core.chunk_hashes([_address(p) for p in parts], [p.size for p in parts], chunk)
 
 
 def _node(left: bytes, right: bytes) -> bytes:
@@ -343,6 +343,10 @@ def _flat(data: Buffer, what: str) -> NDArray[np.uint8]:
             f"{what}: a contiguous buffer of plain values expected, got {type(data).__name__}"
         )
     return np.frombuffer(view, np.uint8) if view.nbytes else np.empty(0, np.uint8)
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 def _exact_bytes(value: bytes, what: str) -> bytes:

@@ -1,0 +1,61 @@
+// Module tallystick._cuda: the CUDA engine. Device addresses and the stream come as integers.
+#include <pybind11/stl.h>
+
+#include "aggregate.cuh"
+#include "bind_rows.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using namespace tallystick;
+using cuda::Stream;
+
+Clients py_mean(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                const std::string& dtype, const std::optional<Array<double>>& weights, std::uintptr_t out,
+                Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    const double* w = checked_weights(weights, rows.n);
+    const py::gil_scoped_release release;
+    return cuda::mean(rows, w, address(out), stream);
+}
+
+Clients py_median(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                  const std::string& dtype, const std::string& kind, std::uintptr_t out, Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    const Middle middle = middle_from_name(kind);
+    const py::gil_scoped_release release;
+    return cuda::median(rows, middle, address(out), stream);
+}
+
+Clients py_trimmed_mean(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                        const std::string& dtype, std::size_t f, std::uintptr_t out, Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    const py::gil_scoped_release release;
+    return cuda::trimmed_mean(rows, f, address(out), stream);
+}
+
+Clients py_nonfinite(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                     const std::string& dtype, Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    const py::gil_scoped_release release;
+    return cuda::nonfinite(rows, stream);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
+    const auto pointers = py::arg("pointers").noconvert();
+    const auto bounds = py::arg("bounds").noconvert();
+    const auto dtype = py::arg("dtype"), out = py::arg("out"), stream = py::arg("stream");
+    m.def("device_count", [] {
+        std::string reason;
+        const int count = cuda::device_count(reason);
+        return py::make_tuple(count, reason);
+    });
+    m.def("emulated", &cuda::emulated);
+    m.def("mean", &py_mean, pointers, bounds, dtype, py::arg("weights").noconvert().none(true), out, stream);
+    m.def("median", &py_median, pointers, bounds, dtype, py::arg("kind"), out, stream);
+    m.def("trimmed_mean", &py_trimmed_mean, pointers, bounds, dtype, py::arg("f"), out, stream);
+    m.def("nonfinite", &py_nonfinite, pointers, bounds, dtype, stream);
+}

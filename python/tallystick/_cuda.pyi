@@ -1,0 +1,34 @@
+import numpy as np
+import numpy.typing as npt
+
+def device_count() -> tuple[int, str]: ...
+def emulated() -> bool: ...
+
+# aggregate: pointers and out are device addresses, stream is a cudaStream_t
+def mean(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    weights: npt.NDArray[np.float64] | None,
+    out: int,
+    stream: int,
+) -> list[int]: ...
+def median(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    kind: str,
+    out: int,
+    stream: int,
+) -> list[int]: ...
+def trimmed_mean(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    f: int,
+    out: int,
+    stream: int,
+) -> list[int]: ...
+def nonfinite(
+    pointers: npt.NDArray[np.uint64], bounds: npt.NDArray[np.int64], dtype: str, stream: int
+) -> list[int]: ...
