@@ -24,6 +24,7 @@ __all__ = ["DATASETS", "Federation", "Hospital", "load"]
 DATASETS = ("breast_cancer", "digits")
 HELD_OUT = 0.3  # of the records, per class
 SMALLEST = 8  # records that every hospital has at least
+ON_AVERAGE = 20  # and what they have at least on average: with less, few draws leave all with SMALLEST
 SKEW = 2.0  # Dirichlet parameter of the class mix: small is skewed, large is alike
 UNEVEN = 0.4  # standard deviation of the logarithm of a hospital's size
 DRAWS = 1000
@@ -104,7 +105,7 @@ def _hold_out(y: Labels, rng: np.random.Generator) -> tuple[Labels, Labels]:
 
 def _split(y: Labels, hospitals: int, rng: np.random.Generator) -> list[Labels]:
     """For every hospital the sorted indices of its records: a partition of all of y."""
-    most = len(y) // (2 * SMALLEST)
+    most = len(y) // ON_AVERAGE
     if not 2 <= hospitals <= most:
         raise ArgumentError(f"{hospitals} hospitals: this data set is split over 2 to {most}")
     for _ in range(DRAWS):
