@@ -52,9 +52,10 @@ Rng = np.random.Generator
 def sign_flip(honest: Floats, f: int, *, strength: float = 10.0, rng: Rng | None = None) -> Floats:
     """-strength times the mean of the honest updates: the way back, boosted.
 
-    strength 1 is the bare sign flip, which a weighted mean over 10 clients of which 2 attack survives (0.8 -
-    0.2 > 0). An attacker who wants to win scales it up; by the number of clients is common (explicit
-    boosting, Bhagoji et al., ICML 2019), hence 10.
+    strength 1 is the bare flip, which a weighted mean over 10 clients of which 2 attack survives, as
+    0.8 - 0.2 > 0. An attacker who wants to turn the model round boosts it, by the number of clients say
+    (explicit boosting, Bhagoji et al., ICML 2019): hence 10. At 1 or 2 it does less, but passes for one of
+    several unlike hospitals, so that distance rules keep it.
     """
     return _all(-strength * honest.mean(axis=0), f)
 
