@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-COMMANDS = ["aggregate", "verify", "prove", "log", "info"]
+COMMANDS = ["demo", "aggregate", "verify", "prove", "log", "info"]
 
 
 def tallystick(*arguments, **environment):

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import __version__
+from .demo.command import demo
 from .errors import ArgumentError, TallystickError
 from .ledger.base import Head
 from .verify import Report, verify_ledger, verify_proof_file
@@ -245,6 +246,9 @@ def info(as_json: Json = False) -> None:
         return
     for key, value in facts.items():
         out.print(f"{key:13} {escape(str(value))}")
+
+
+app.command(epilog="Example: tallystick demo --data digits --attack alie --rounds 10")(demo)
 
 
 # ---- parts -----------------------------------------------------------------------------------------------

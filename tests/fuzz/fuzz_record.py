@@ -9,9 +9,6 @@ import argparse
 import random
 import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
 from tallystick import canonical, ledger
 from tallystick.errors import FormatError
