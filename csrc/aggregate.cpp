@@ -20,6 +20,16 @@ namespace {
 constexpr std::size_t kTile = 64;     // columns; a multiple of every level's block
 constexpr std::size_t kGrain = 4096;  // columns per step of a thread
 
+// Columns that tier 1 leaves open, until there are eight to redo side by side. One thread's own.
+template <class F>
+struct Pending {
+    F* values;  // n rows of eight
+    std::size_t count;
+    double largest[8];
+    char* out[8];
+    Redone redone;
+};
+
 // How a tile of n rows and `width` columns is brought into order: which ranks, by which comparators.
 struct SelectPlan {
     std::size_t n, width;
@@ -135,20 +145,34 @@ Clients for_columns(const Rows& rows, void* out, MakeKernel make_kernel) {
 
 std::atomic<std::uint64_t> redone_second{0}, redone_third{0};
 
-void count(const Redone& redone) {
-    if (redone.second) redone_second.fetch_add(redone.second, std::memory_order_relaxed);
-    if (redone.third) redone_third.fetch_add(redone.third, std::memory_order_relaxed);
-}
+// Pending and its memory; adds to the counters at the end.
+template <class F>
+class PendingMemory {
+  public:
+    explicit PendingMemory(std::size_t n) : values_(new F[8 * n]()) { pending_.values = values_.get(); }
+    PendingMemory(PendingMemory&&) = default;
+    ~PendingMemory() {
+        redone_second.fetch_add(pending_.redone.second, std::memory_order_relaxed);
+        redone_third.fetch_add(pending_.redone.third, std::memory_order_relaxed);
+    }
+    Pending<F>& operator*() { return pending_; }
+
+  private:
+    std::unique_ptr<F[]> values_;
+    Pending<F> pending_{};
+};
 
 // The comparators that the kernel's sorted blocks of 16 leave to do, for the ranks low..high.
 std::vector<Comparator> merging_network(std::size_t n, std::size_t low, std::size_t high, bool ranked,
                                         std::size_t& size) {
-    constexpr std::size_t kSorted = 16;
+    constexpr std::size_t kBlock = 32;  // whole blocks are sorted, the rest in blocks of half that size
+    const std::size_t whole = n / kBlock * kBlock;
     std::vector<Comparator> net;
-    if (n > kSorted)
-        batcher(n, kSorted, [&](std::size_t a, std::size_t b) {
-            net.push_back({static_cast<std::uint32_t>(a), static_cast<std::uint32_t>(b), true, true});
-        });
+    const auto put = [&net](std::size_t a, std::size_t b) {
+        net.push_back({static_cast<std::uint32_t>(a), static_cast<std::uint32_t>(b), true, true});
+    };
+    batcher(n - whole, kBlock / 2, [&](std::size_t a, std::size_t b) { put(whole + a, whole + b); });
+    batcher(n, kBlock, put);
     std::vector<Wire> wires(n, ranked ? Wire::ranked : Wire::kept);
     std::fill(wires.begin(), wires.begin() + static_cast<std::ptrdiff_t>(low), Wire::low);
     std::fill(wires.begin() + static_cast<std::ptrdiff_t>(high) + 1, wires.end(), Wire::high);
@@ -200,11 +224,9 @@ Clients mean(const Rows& rows, const double* weights, void* out) {
     return with_type(rows.dtype, [&](auto x) {
         using T = decltype(x);
         return for_columns<T>(rows, out, [&] {
-            return [&, kernel = *kMean<T>](const char* const* in, std::size_t columns, char* to) {
-                Redone redone{};
-                const bool finite = kernel(in, rows.n, columns, a, to, redone);
-                count(redone);
-                return finite;
+            return [&, kernel = *kMean<T>, pending = PendingMemory<Widened<T>>(rows.n)](
+                       const char* const* in, std::size_t columns, char* to) mutable {
+                return kernel(in, rows.n, columns, a, to, *pending);
             };
         });
     });
@@ -237,12 +259,10 @@ Clients trimmed_mean(const Rows& rows, std::size_t f, void* out) {
     return with_type(rows.dtype, [&](auto x) {
         using T = decltype(x);
         return for_columns<T>(rows, out, [&] {
-            return [&, kernel = *kTrimmedMean<T>, memory = SelectMemory(selector.plan, rows.dtype)](
-                       const char* const* in, std::size_t columns, char* to) {
-                Redone redone{};
-                const bool finite = kernel(in, columns, selector.plan, memory.work, a, to, redone);
-                count(redone);
-                return finite;
+            return [&, kernel = *kTrimmedMean<T>, memory = SelectMemory(selector.plan, rows.dtype),
+                    pending = PendingMemory<Widened<T>>(rows.n)](const char* const* in, std::size_t columns,
+                                                                 char* to) mutable {
+                return kernel(in, columns, selector.plan, memory.work, a, to, *pending);
             };
         });
     });

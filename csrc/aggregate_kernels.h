@@ -4,75 +4,136 @@
 //   returns  false if a value was NaN or infinite: the caller finds out whose; out is unspecified there
 namespace LEVEL {
 
-constexpr std::size_t kAhead = 512;  // bytes by which rows are prefetched
+// Rows are prefetched into L2 a stretch of bytes ahead, and there row by row: memory then sees long
+// sequential reads. A kernel that works on columns [c, c + width) fetches its share of the rows.
+constexpr std::size_t kAhead = 2048;
+template <class T>
+TALLYSTICK_HD void fetch_ahead(const char* const* rows, std::size_t n, std::size_t c, std::size_t width) {
+    const std::size_t at = c * sizeof(T), start = at / kAhead * kAhead;
+    const std::size_t first = n * (at - start) / kAhead;
+    const std::size_t last = n * (at - start + width * sizeof(T)) / kAhead;
+    for (std::size_t i = first; i < last; ++i)
+        for (std::size_t b = 0; b < kAhead; b += 64) __builtin_prefetch(rows[i] + start + kAhead + b, 0, 2);
+}
 
-// ---- Weighted mean. A block is the columns whose sums stay in registers. ----
+constexpr std::size_t kFewRows = 16;
+constexpr std::size_t kStretchBytes = 4096;  // of float rows of a stretch of sums
 
-constexpr std::size_t kBlock = 4 * kFloats;
+// ---- Weighted mean ----
 
-// Float64 sums of kColumns columns; max |x| beside them.
-template <class In, bool kWeighted, std::size_t kColumns>
-TALLYSTICK_HD void sum_block(const char* const* rows, std::size_t n, std::size_t at, const double* weights,
-                             double* sums, double* largest) {
-    constexpr std::size_t kVectors = kColumns / kFloats;
-    DoubleVec s[2 * kVectors] = {};
-    FloatVec m[kVectors] = {};
-    for (std::size_t i = 0; i < n; ++i) {
-        const char* p = rows[i] + at;
-        DoubleVec w;
-        if constexpr (kWeighted) w = splat(weights[i]);
+// Sums of a stretch of columns, and max |x|: float64 sums, or double-double ones of float64 data.
+template <class F, std::size_t kColumns>
+struct Sums {
+    alignas(64) double high[kColumns];
+    alignas(64) F largest[kColumns];
+    alignas(64) F smallest[kColumns];  // min |x|, where known, else 0
+};
+template <std::size_t kColumns>
+struct Sums<double, kColumns> {
+    alignas(64) double high[kColumns];
+    alignas(64) double largest[kColumns];
+    alignas(64) double low[kColumns];
+};
+
+// to += x; returns what the rounding of that lost.
+TALLYSTICK_HD DoubleVec add(DoubleVec& to, DoubleVec x) {
+    const DoubleVec sum = to + x, part = sum - to;
+    const DoubleVec error = (to - (sum - part)) + (x - part);
+    to = sum;
+    return error;
+}
+
+// Many rows: a stretch of sums in L1, to which rows are added four at a time, so that memory sees long
+// sequential reads.  Columns from byte `at` on.
+template <class In, bool kWeighted, std::size_t kRows, std::size_t kColumns>
+TALLYSTICK_HD void add_rows(const char* const* rows, std::size_t at, const double* weights,
+                            Sums<float, kColumns>& sums) {
+    const char* p[kRows];
+    DoubleVec w[kRows];
+    for (std::size_t r = 0; r < kRows; ++r) {
+        p[r] = rows[r] + at;
+        if constexpr (kWeighted) w[r] = splat(weights[r]);
+    }
+    for (std::size_t c = 0; c < kColumns; c += kFloats) {
+        DoubleVec a = load<DoubleVec>(sums.high + c), b = load<DoubleVec>(sums.high + c + kDoubles);
+        FloatVec m = load<FloatVec>(sums.largest + c);
 #pragma GCC unroll 4
-        for (std::size_t k = 0; k < kVectors; ++k) {
-            const FloatVec x = Load<In>::from(p + k * kFloats * sizeof(In));
-            m[k] = larger(m[k], magnitude(x));
+        for (std::size_t r = 0; r < kRows; ++r) {
+            const FloatVec x = Load<In>::from(p[r] + c * sizeof(In));
+            __builtin_prefetch(p[r] + c * sizeof(In) + kStretchBytes, 0, 2);
+            m = larger_magnitude(m, x);
             if constexpr (kWeighted) {
-                s[2 * k] = fused(w, to_double(first_half(x)), s[2 * k]);
-                s[2 * k + 1] = fused(w, to_double(second_half(x)), s[2 * k + 1]);
+                a = fused(w[r], to_double(first_half(x)), a);
+                b = fused(w[r], to_double(second_half(x)), b);
             } else {
-                s[2 * k] += to_double(first_half(x));
-                s[2 * k + 1] += to_double(second_half(x));
+                a += to_double(first_half(x));
+                b += to_double(second_half(x));
             }
         }
-        for (std::size_t b = 0; b < kColumns * sizeof(In); b += 64) __builtin_prefetch(p + b + kAhead);
+        store(sums.high + c, a);
+        store(sums.high + c + kDoubles, b);
+        store(sums.largest + c, m);
     }
+}
+template <class In, bool kWeighted, std::size_t kRows, std::size_t kColumns>
+TALLYSTICK_HD void add_rows(const char* const* rows, std::size_t at, const double* weights,
+                            Sums<double, kColumns>& sums) {
+    for (std::size_t c = 0; c < kColumns; c += kDoubles) {
+        DoubleVec s = load<DoubleVec>(sums.high + c), low = load<DoubleVec>(sums.low + c);
+        DoubleVec m = load<DoubleVec>(sums.largest + c);
 #pragma GCC unroll 4
-    for (std::size_t k = 0; k < kVectors; ++k) {
-        store(sums + 2 * k * kDoubles, s[2 * k]);
-        store(sums + (2 * k + 1) * kDoubles, s[2 * k + 1]);
-        store(largest + 2 * k * kDoubles, to_double(first_half(m[k])));
-        store(largest + (2 * k + 1) * kDoubles, to_double(second_half(m[k])));
+        for (std::size_t r = 0; r < kRows; ++r) {
+            DoubleVec x = load<DoubleVec>(rows[r] + at + c * sizeof(double));
+            m = larger(m, magnitude(x));
+            if constexpr (kWeighted) {
+                const DoubleVec w = splat(weights[r]), product = w * x;
+                low += fused(w, x, -product);
+                x = product;
+            }
+            low += add(s, x);
+        }
+        store(sums.high + c, s);
+        store(sums.low + c, low);
+        store(sums.largest + c, m);
     }
 }
 
-// Double-double sums of float64 columns, kVectors registers of them.
-template <bool kWeighted, std::size_t kVectors>
-TALLYSTICK_HD void sum_doubles(const char* const* rows, std::size_t n, std::size_t at, const double* weights,
-                               double* high, double* low, double* largest) {
-    DoubleVec s[kVectors] = {}, c[kVectors] = {}, m[kVectors] = {};
-    for (std::size_t i = 0; i < n; ++i) {
-        const char* p = rows[i] + at;
-        DoubleVec w;
-        if constexpr (kWeighted) w = splat(weights[i]);
+// Few rows, or rows in L1: sums of four vectors of columns at a time, in registers.
+template <class In, bool kWeighted, std::size_t kColumns>
+TALLYSTICK_HD void sum_rows(const char* const* rows, std::size_t n, std::size_t at, const double* weights,
+                            Sums<float, kColumns>& sums) {
+    constexpr std::size_t kMost = kBytes == 64 ? 4 : 2;  // as many as there are registers for
+    constexpr std::size_t kVectors = kColumns < kMost * kFloats ? kColumns / kFloats : kMost;
+    for (std::size_t c = 0; c < kColumns; c += kVectors * kFloats) {
+        DoubleVec s[2 * kVectors] = {};
+        FloatVec m[kVectors] = {}, least[kVectors] = {};
+        for (std::size_t k = 0; k < kVectors && !kWeighted; ++k)
+            least[k] = magnitude(Load<In>::from(rows[0] + at + (c + k * kFloats) * sizeof(In)));
+        for (std::size_t i = 0; i < n; ++i) {
+            const char* p = rows[i] + at + c * sizeof(In);
+            DoubleVec w;
+            if constexpr (kWeighted) w = splat(weights[i]);
+#pragma GCC unroll 4
+            for (std::size_t k = 0; k < kVectors; ++k) {
+                const FloatVec x = Load<In>::from(p + k * kFloats * sizeof(In));
+                m[k] = larger_magnitude(m[k], x);
+                if constexpr (kWeighted) {
+                    s[2 * k] = fused(w, to_double(first_half(x)), s[2 * k]);
+                    s[2 * k + 1] = fused(w, to_double(second_half(x)), s[2 * k + 1]);
+                } else {
+                    least[k] = smaller_magnitude(least[k], x);
+                    s[2 * k] += to_double(first_half(x));
+                    s[2 * k + 1] += to_double(second_half(x));
+                }
+            }
+        }
 #pragma GCC unroll 4
         for (std::size_t k = 0; k < kVectors; ++k) {
-            DoubleVec x = load<DoubleVec>(p + k * kBytes);
-            m[k] = larger(m[k], magnitude(x));
-            if constexpr (kWeighted) {
-                const DoubleVec product = w * x;
-                c[k] += fused(w, x, -product);
-                x = product;
-            }
-            const DoubleVec sum = s[k] + x, part = sum - s[k];
-            c[k] += (s[k] - (sum - part)) + (x - part);
-            s[k] = sum;
+            store(sums.high + c + 2 * k * kDoubles, s[2 * k]);
+            store(sums.high + c + (2 * k + 1) * kDoubles, s[2 * k + 1]);
+            store(sums.largest + c + k * kFloats, m[k]);
+            store(sums.smallest + c + k * kFloats, least[k]);
         }
-        for (std::size_t b = 0; b < kVectors * kBytes; b += 64) __builtin_prefetch(p + b + kAhead);
-    }
-#pragma GCC unroll 4
-    for (std::size_t k = 0; k < kVectors; ++k) {
-        store(high + k * kDoubles, s[k]);
-        store(low + k * kDoubles, c[k]);
-        store(largest + k * kDoubles, m[k]);
     }
 }
 
@@ -83,128 +144,184 @@ TALLYSTICK_HD T read(const char* p) {
     return x;
 }
 
-// One column as exact.h wants it.
-template <class In>
+// One of the eight columns of `values`, n rows of eight, as exact.h wants it.
+template <class F>
 struct Column {
-    const char* const* rows;
-    std::size_t at;
+    const F* values;
     const double* weights;
 
     double weight(std::size_t i) const { return weights ? weights[i] : 1.0; }
-    double value(std::size_t i) const { return static_cast<double>(widen(read<In>(rows[i] + at))); }
+    double value(std::size_t i) const { return static_cast<double>(values[8 * i]); }
 };
 
-template <class In, class Out>
-Out exact_column(const Column<In>& column, std::size_t n, const Bracket<Out>* between) {
-    double largest = 0;
-    for (std::size_t i = 0; i < n; ++i) {
-        const double x = magnitude(column.value(i));
-        if (!(x - x == 0)) return Out{};  // reported by the caller
-        largest = largest < x ? x : largest;
+// TwoSum sums of n rows of eight values.
+template <class F, bool kWeighted>
+TALLYSTICK_HD void sum_eight(const F* values, std::size_t n, const double* weights, double* high, double* low,
+                             double* lost) {
+    constexpr std::size_t kVectors = 8 / kDoubles;
+    DoubleVec s[kVectors] = {}, c[kVectors] = {}, e[kVectors] = {};
+    for (std::size_t i = 0; i < n; ++i)
+#pragma GCC unroll 4
+        for (std::size_t k = 0; k < kVectors; ++k) {
+            const F* p = values + 8 * i + k * kDoubles;
+            DoubleVec x;
+            if constexpr (__is_same(F, double)) {
+                x = load<DoubleVec>(p);
+            } else {
+                x = to_double(load<HalfFloatVec>(p));
+            }
+            if constexpr (kWeighted) {
+                const DoubleVec w = splat(weights[i]), product = w * x;
+                e[k] += magnitude(add(c[k], fused(w, x, -product)));
+                x = product;
+            }
+            e[k] += magnitude(add(c[k], add(s[k], x)));
+        }
+#pragma GCC unroll 4
+    for (std::size_t k = 0; k < kVectors; ++k) {
+        store(high + k * kDoubles, s[k]);
+        store(low + k * kDoubles, c[k]);
+        store(lost + k * kDoubles, e[k]);
     }
-    const std::int64_t limit = key_of(narrow<Out>(largest));
-    std::int64_t low = -limit, high = limit;
-    if (between) {
-        const std::int64_t a = key_of(between->low), b = key_of(between->high);
-        low = a < low ? low : a;
-        high = b > high ? high : b;
-    }
-    return exact_mean<Out>(column, n, low, high);
 }
 
-// Tiers 2 and 3 for the columns of a group of eight that are marked in `open`.
-template <class In, class Out>
-__attribute__((noinline)) void refine(const char* const* rows, std::size_t n, std::size_t at,
-                                      const MeanArguments& a, const double* largest, const bool* open,
-                                      char* out, Redone& redone) {
-    LongSum sums[8];
-    for (std::size_t i = 0; i < n; ++i) {
-        In x[8];
-        __builtin_memcpy(x, rows[i] + at, sizeof x);
-        if (a.weights) {
-            const double w = a.weights[i];
-            for (std::size_t j = 0; j < 8; ++j) add(sums[j], w, static_cast<double>(widen(x[j])));
-        } else {
-            for (std::size_t j = 0; j < 8; ++j) add(sums[j], static_cast<double>(widen(x[j])));
-        }
+// Tiers 2 and 3 for what is in pending; empties it.
+template <class Out, class F>
+__attribute__((noinline)) void refine(Pending<F>& pending, std::size_t n, const MeanArguments& a) {
+    const std::size_t count = pending.count;
+    if (count == 0) return;
+    alignas(64) double high[8], low[8], lost[8];
+    if (a.weights) {
+        sum_eight<F, true>(pending.values, n, a.weights, high, low, lost);
+    } else {
+        sum_eight<F, false>(pending.values, n, nullptr, high, low, lost);
     }
+    Out first[8], last[8];
+    const MeanScale scale = a.scale;
+    for (std::size_t j = 0; j < 8; ++j) lost[j] += pending.largest[j] * scale.inexact;
     for (std::size_t j = 0; j < 8; ++j) {
-        if (!open[j]) continue;
-        ++redone.second;
-        LongSum s = sums[j];
-        s.lost += largest[j] * a.scale.inexact;
-        const Bracket<Out> b = bracket<Out>(divide(s, a.scale));
-        const bool usable = in_range<Out>(largest[j]) && s.high - s.high == 0;
-        Out result = b.low;
-        if (!usable || !same(b.low, b.high)) {
-            ++redone.third;
-            const Column<In> column{rows, at + j * sizeof(In), a.weights};
-            result = exact_column<In, Out>(column, n, usable ? &b : nullptr);
+        const Bracket<Out> b = bracket<Out>(divide({high[j], low[j], lost[j]}, scale));
+        first[j] = b.low;
+        last[j] = b.high;
+    }
+    pending.count = 0;
+    pending.redone.second += count;
+    for (std::size_t j = 0; j < count; ++j) {
+        const bool usable = in_range<Out>(pending.largest[j]) && high[j] - high[j] == 0;
+        if (!usable || !same(first[j], last[j])) {
+            ++pending.redone.third;
+            const Column<F> column{pending.values + j, a.weights};
+            const std::int64_t limit = key_of(narrow<Out>(pending.largest[j]));
+            std::int64_t from = -limit, to = limit;
+            if (usable) {
+                from = key_of(first[j]) > from ? key_of(first[j]) : from;
+                to = key_of(last[j]) < to ? key_of(last[j]) : to;
+            }
+            first[j] = exact_mean<Out>(column, n, from, to);
         }
-        __builtin_memcpy(out + j * sizeof(Out), &result, sizeof result);
+        __builtin_memcpy(pending.out[j], &first[j], sizeof first[j]);
     }
 }
 
-// Column j of a block after tier 1; false: open.
-template <class Out>
-TALLYSTICK_HD bool settle(double high, double low, double largest, const MeanScale& scale, Out& out) {
+// Puts the column at rows[i] + at, with max|x|, beside the others until eight are there.
+template <class In, class Out, class F>
+__attribute__((noinline)) void postpone(const char* const* rows, std::size_t n, std::size_t at, char* out,
+                                        double sum, double largest, const MeanArguments& a,
+                                        Pending<F>& pending) {
+    const std::size_t j = pending.count;
+    for (std::size_t i = 0; i < n; ++i) pending.values[8 * i + j] = widen(read<In>(rows[i] + at));
+    if (!(sum - sum == 0))  // overflow, or a NaN or infinity, which the caller reports
+        for (std::size_t i = 0; i < n; ++i) {
+            const double x = magnitude(static_cast<double>(pending.values[8 * i + j]));
+            if (!(x - x == 0)) return;
+            largest = largest < x ? x : largest;
+        }
+    pending.largest[j] = largest;
+    pending.out[j] = out;
+    if (++pending.count == 8) refine<Out>(pending, n, a);
+}
+
+// Column j after tier 1; false: open.
+template <class Out, class F, std::size_t kColumns>
+TALLYSTICK_HD bool settle(const Sums<F, kColumns>& sums, std::size_t j, const MeanScale& scale, Out& out) {
+    const double largest = sums.largest[j];
     if constexpr (__is_same(Out, double)) {
-        const LongSum s{high, low, scale.step_dd * scale.total * largest};
+        const LongSum s{sums.high[j], sums.low[j], scale.step_dd * scale.total * largest};
         const Bracket<double> b = bracket<double>(divide(s, scale));
         out = largest == 0 ? 0.0 : b.low;
-        return (largest == 0) | (in_range<Out>(largest) & (b.low == b.high));
+        return (largest == 0) | (in_range<double>(largest) & (b.low == b.high));
     } else {
-        return certify<Out>(high, largest, scale, out) & (high - high == 0);
+        return certify<Out>(sums.high[j], largest, scale, out);
     }
 }
 
-template <class In, class Out, bool kWeighted, std::size_t kColumns>
-TALLYSTICK_HD bool mean_block(const char* const* rows, std::size_t n, std::size_t at, const MeanArguments& a,
-                              char* out, Redone& redone) {
-    alignas(64) double high[kColumns], low[kColumns], largest[kColumns];
-    if constexpr (__is_same(In, double)) {
-        constexpr std::size_t kPart = kColumns < 4 * kDoubles ? kColumns : 4 * kDoubles;
-        for (std::size_t j = 0; j < kColumns; j += kPart)
-            sum_doubles<kWeighted, kPart / kDoubles>(rows, n, at + j * sizeof(double), a.weights, high + j,
-                                                     low + j, largest + j);
+// The mean of kColumns columns from byte `at` on.
+template <class In, class Out, bool kWeighted, std::size_t kColumns, class F>
+TALLYSTICK_HD bool mean_stretch(const char* const* rows, std::size_t n, std::size_t at,
+                                const MeanArguments& a, char* out, Pending<F>& pending) {
+    Sums<F, kColumns> sums;
+    if constexpr (kColumns <= kTile && !__is_same(In, double)) {
+        sum_rows<In, kWeighted>(rows, n, at, a.weights, sums);
     } else {
-        sum_block<In, kWeighted, kColumns>(rows, n, at, a.weights, high, largest);
+        __builtin_memset(&sums, 0, sizeof sums);
+        const double* w = a.weights;
+        std::size_t i = 0;
+        for (; i + 4 <= n; i += 4, w += kWeighted ? 4 : 0) add_rows<In, kWeighted, 4>(rows + i, at, w, sums);
+        for (; i < n; ++i, w += kWeighted) add_rows<In, kWeighted, 1>(rows + i, at, w, sums);
     }
     FiniteCheck<double> check;
-    for (std::size_t j = 0; j < kColumns; j += kDoubles) check.see(load<DoubleVec>(high + j));
+    for (std::size_t j = 0; j < kColumns; j += kDoubles) check.see(load<DoubleVec>(sums.high + j));
     const bool finite = check.finite();
     if (!finite && !__is_same(In, double)) return false;  // sums of float64 may also overflow: go on
     Out results[kColumns];
     alignas(8) bool open[kColumns];
-    for (std::size_t j = 0; j < kColumns; ++j)
-        open[j] = !settle<Out>(high[j], low[j], largest[j], a.scale, results[j]);
+    for (std::size_t j = 0; j < kColumns; ++j) open[j] = !settle<Out>(sums, j, a.scale, results[j]);
     __builtin_memcpy(out, results, sizeof results);
     for (std::size_t j = 0; j < kColumns; j += 8) {
-        std::uint64_t any;
-        __builtin_memcpy(&any, open + j, 8);
-        if (any)
-            refine<In, Out>(rows, n, at + j * sizeof(In), a, largest + j, open + j, out + j * sizeof(Out),
-                            redone);
+        std::uint64_t marks;  // bytes, little-endian
+        __builtin_memcpy(&marks, open + j, 8);
+        for (; marks; marks &= marks - 1) {
+            const std::size_t k = j + static_cast<std::size_t>(__builtin_ctzll(marks)) / 8;
+            char* const to = out + k * sizeof(Out);
+            const double sum = sums.high[k], largest = sums.largest[k];
+            if constexpr (!kWeighted && !__is_same(In, double)) {
+                if (sums.smallest[k] > 0 && sums.smallest[k] >= largest * exact_from(n)) {
+                    const Out result = narrow_ratio<Out>(sum, a.scale.total);
+                    __builtin_memcpy(to, &result, sizeof result);
+                    continue;
+                }
+            }
+            postpone<In, Out>(rows, n, at + k * sizeof(In), to, sum, largest, a, pending);
+        }
     }
     return finite;
 }
 
-template <class T, bool kWeighted>
+template <class T, bool kWeighted, class F>
 TALLYSTICK_HD bool mean_any(const char* const* rows, std::size_t n, std::size_t columns,
-                            const MeanArguments& a, char* out, Redone& redone) {
+                            const MeanArguments& a, char* out, Pending<F>& pending) {
+    constexpr std::size_t kStretch = kStretchBytes / sizeof(F);  // 12 KiB of sums
     bool finite = true;
-    for (std::size_t c = 0; c < columns; c += kBlock)
+    std::size_t c = 0;
+    for (; n > kFewRows && c + kStretch <= columns; c += kStretch)
+        finite = mean_stretch<T, T, kWeighted, kStretch>(rows, n, c * sizeof(T), a, out + c * sizeof(T),
+                                                         pending) &&
+                 finite;
+    for (; c < columns; c += kTile) {
+        fetch_ahead<T>(rows, n, c, kTile);
         finite =
-            mean_block<T, T, kWeighted, kBlock>(rows, n, c * sizeof(T), a, out + c * sizeof(T), redone) &&
+            mean_stretch<T, T, kWeighted, kTile>(rows, n, c * sizeof(T), a, out + c * sizeof(T), pending) &&
             finite;
+    }
+    refine<T>(pending, n, a);
     return finite;
 }
 
 template <class T>
 bool mean(const char* const* rows, std::size_t n, std::size_t columns, const MeanArguments& a, char* out,
-          Redone& redone) {
-    return a.weights ? mean_any<T, true>(rows, n, columns, a, out, redone)
-                     : mean_any<T, false>(rows, n, columns, a, out, redone);
+          Pending<Widened<T>>& pending) {
+    return a.weights ? mean_any<T, true>(rows, n, columns, a, out, pending)
+                     : mean_any<T, false>(rows, n, columns, a, out, pending);
 }
 
 // ---- Selection. Up to kSorted rows are sorted in registers; more, block by block, then merged in an L1
@@ -226,10 +343,9 @@ TALLYSTICK_HD void apply(Vec (&v)[N]) {
 template <class F, std::size_t N>
 TALLYSTICK_HD void load_rows(const char* const* rows, std::size_t at, typename Lanes<F>::Vec (&v)[N],
                              FiniteCheck<F>& check) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (std::size_t i = 0; i < N; ++i) {
         v[i] = load<typename Lanes<F>::Vec>(rows[i] + at);
-        __builtin_prefetch(rows[i] + at + kAhead);
         check.see(v[i]);
     }
 }
@@ -242,7 +358,7 @@ void sort_rows(const char* const* rows, std::size_t at, std::size_t width, F* ti
         typename Lanes<F>::Vec v[N];
         load_rows<F>(rows, at + c * sizeof(F), v, seen);
         apply<Selection<N, 0, N, true>, 0>(v);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
         for (std::size_t i = 0; i < N; ++i) store(tile + i * width + c, v[i]);
     }
     check = seen;
@@ -299,7 +415,10 @@ void select(const char* const* rows, std::size_t at, const SelectPlan& plan, F* 
         (plan.middle_only ? kMiddleRows<F> : kSortRows<F>)[n - 1](rows, at, width, tile, check);
         return;
     }
-    for (std::size_t i = 0; i < n; i += kSorted) {
+    std::size_t i = 0;
+    for (; i + 2 * kSorted <= n; i += 2 * kSorted)
+        sort_rows<F, 2 * kSorted>(rows + i, at, width, tile + i * width, check);
+    for (; i < n; i += kSorted) {
         const std::size_t count = n - i < kSorted ? n - i : kSorted;
         kSortRows<F>[count - 1](rows + i, at, width, tile + i * width, check);
     }
@@ -312,15 +431,6 @@ void select(const char* const* rows, std::size_t at, const SelectPlan& plan, F* 
     }
 }
 
-template <class T>
-struct Selected {  // what values of T are compared as
-    typedef float F;
-};
-template <>
-struct Selected<double> {
-    typedef double F;
-};
-
 // 16-bit rows, widened into work.wide.
 template <class T>
 TALLYSTICK_HD void widen_rows(const char* const* rows, std::size_t at, const SelectPlan& plan,
@@ -329,7 +439,6 @@ TALLYSTICK_HD void widen_rows(const char* const* rows, std::size_t at, const Sel
     for (std::size_t i = 0; i < plan.n; ++i, to += plan.width) {
         const char* p = rows[i] + at;
         for (std::size_t c = 0; c < plan.width; c += kFloats) store(to + c, Load<T>::from(p + c * sizeof(T)));
-        __builtin_prefetch(p + kAhead);
         work.wide_rows[i] = reinterpret_cast<const char*>(to);
     }
 }
@@ -349,10 +458,11 @@ TALLYSTICK_HD void select_tile(const char* const* rows, std::size_t c, const Sel
 template <class T>
 bool median(const char* const* rows, std::size_t columns, const SelectPlan& plan, const SelectWork& work,
             char* out) {
-    typedef typename Selected<T>::F F;
+    typedef Widened<T> F;
     FiniteCheck<F> check;
     const F* tile = static_cast<const F*>(work.tile);
     for (std::size_t c = 0; c < columns; c += plan.width) {
+        fetch_ahead<T>(rows, plan.n, c, plan.width);
         select_tile<T, F>(rows, c, plan, work, check);
         const F* low = tile + plan.low * plan.width;
         const F* high = tile + plan.high * plan.width;
@@ -367,32 +477,26 @@ bool median(const char* const* rows, std::size_t columns, const SelectPlan& plan
     return check.finite();
 }
 
-template <class In, class Out, std::size_t kWidth>
-TALLYSTICK_HD void mean_tile(const char* const* rows, std::size_t n, const MeanArguments& a, char* out,
-                             Redone& redone) {
-    constexpr std::size_t kColumns = kWidth < kBlock ? kWidth : kBlock;
-    for (std::size_t j = 0; j < kWidth; j += kColumns)
-        mean_block<In, Out, false, kColumns>(rows, n, j * sizeof(In), a, out + j * sizeof(Out), redone);
-}
-
 template <class T>
 bool trimmed_mean(const char* const* rows, std::size_t columns, const SelectPlan& plan,
-                  const SelectWork& work, const MeanArguments& a, char* out, Redone& redone) {
-    typedef typename Selected<T>::F F;
+                  const SelectWork& work, const MeanArguments& a, char* out, Pending<Widened<T>>& pending) {
+    typedef Widened<T> F;
     FiniteCheck<F> check;
+    const char* const* kept = work.tile_rows + plan.low;
+    const std::size_t count = plan.high - plan.low + 1;
     for (std::size_t c = 0; c < columns; c += plan.width) {
+        fetch_ahead<T>(rows, plan.n, c, plan.width);
         select_tile<T, F>(rows, c, plan, work, check);
         char* o = out + c * sizeof(T);
-        const char* const* kept = work.tile_rows + plan.low;
-        const std::size_t count = plan.high - plan.low + 1;
         if (plan.width == 64) {
-            mean_tile<F, T, 64>(kept, count, a, o, redone);
+            mean_stretch<F, T, false, 64>(kept, count, 0, a, o, pending);
         } else if (plan.width == 32) {
-            mean_tile<F, T, 32>(kept, count, a, o, redone);
+            mean_stretch<F, T, false, 32>(kept, count, 0, a, o, pending);
         } else {
-            mean_tile<F, T, 16>(kept, count, a, o, redone);
+            mean_stretch<F, T, false, 16>(kept, count, 0, a, o, pending);
         }
     }
+    refine<T>(pending, count, a);
     return check.finite();
 }
 
@@ -400,8 +504,8 @@ bool trimmed_mean(const char* const* rows, std::size_t columns, const SelectPlan
 
 template <class T>
 bool all_finite(const char* row, std::size_t columns) {
-    FiniteCheck<typename Selected<T>::F> check;
-    constexpr std::size_t kCount = Lanes<typename Selected<T>::F>::kCount;
+    FiniteCheck<Widened<T>> check;
+    constexpr std::size_t kCount = Lanes<Widened<T>>::kCount;
     std::size_t c = 0;
     for (; c + kCount <= columns; c += kCount) check.see(Load<T>::from(row + c * sizeof(T)));
     bool finite = check.finite();

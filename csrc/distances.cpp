@@ -18,9 +18,6 @@ constexpr std::size_t kLanes = 16;
 constexpr std::size_t kPackedStride =
     kDistanceBlock + 16;  // not a power of two: rows fall into different cache sets
 
-template <class T>
-using Widened = decltype(widen(T{}));
-
 #define LEVEL scalar
 #define LEVEL_BYTES 16
 #include "lanes.h"

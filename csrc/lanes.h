@@ -126,6 +126,14 @@ TALLYSTICK_HD FloatVec magnitude(FloatVec v) {
 TALLYSTICK_HD DoubleVec magnitude(DoubleVec v) {
     return reinterpret_cast<DoubleVec>(reinterpret_cast<LongVec>(v) & ~(std::uint64_t{1} << 63));
 }
+// The larger, the smaller of m >= 0 and |x|; unspecified for a NaN.
+#if LEVEL_BYTES == 64
+TALLYSTICK_HD FloatVec larger_magnitude(FloatVec m, FloatVec x) { return _mm512_range_ps(m, x, 0xb); }
+TALLYSTICK_HD FloatVec smaller_magnitude(FloatVec m, FloatVec x) { return _mm512_range_ps(m, x, 0xa); }
+#else
+TALLYSTICK_HD FloatVec larger_magnitude(FloatVec m, FloatVec x) { return larger(m, magnitude(x)); }
+TALLYSTICK_HD FloatVec smaller_magnitude(FloatVec m, FloatVec x) { return smaller(m, magnitude(x)); }
+#endif
 TALLYSTICK_HD DoubleVec splat(double x) { return x - DoubleVec{}; }
 
 // Collects x - x of what was read: 0 for finite values, else NaN.

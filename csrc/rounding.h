@@ -59,6 +59,10 @@ TALLYSTICK_HD float widen(Half x) {
     return float_of(size | (x.bits & 0x8000u) << 16);
 }
 
+// What values of T are computed in.
+template <class T>
+using Widened = decltype(widen(T{}));
+
 // ---- Rounding to nearest, ties to even; beyond the largest finite value: infinity. x is not NaN. ----
 
 // x cut to a float, last bit set if anything was cut off ("to odd"): rounding that again, to 22 bits or

@@ -158,6 +158,11 @@ def rounded(x, dtype):
     return float(round(x / unit) * unit) + 0.0
 
 
+def ulp(x, dtype):
+    """Distance of x > 0, not denormal, to the next larger value of dtype."""
+    return 2.0 ** (math.frexp(x)[1] - _SHAPE[np.dtype(dtype).name][0])
+
+
 def _fixed(x):
     """x * 2^1100, an integer."""
     numerator, denominator = float(x).as_integer_ratio()

@@ -212,10 +212,20 @@ def test_ordinary_columns_need_the_first_tier_only(level):
     assert third == 0
 
 
-def test_ties_are_settled_in_the_second_tier(level):
+def test_ties_of_exact_sums_are_settled_in_the_first_tier(level):
     rows = np.array([[1.0] * 64, [1 + 2.0**-23] * 64], np.float32)
-    result, (second, third) = redone(lambda: Placed(rows).mean())
+    result, counts = redone(lambda: Placed(rows).mean())
     same_bits(result, np.ones(64, np.float32))
+    assert counts == (0, 0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_other_ties_are_settled_in_the_second_tier(level, dtype):
+    # A quarter of 4 + 2 ulp; the zeros hide from tier 1 that the sum is exact.
+    values = np.array([[2.0], [2 + reference.ulp(2.0, dtype)], [0], [0]])
+    rows = np.repeat(values, 64, axis=1).astype(reference.DTYPES[dtype])
+    result, (second, third) = redone(lambda: Placed(rows).mean())
+    same_bits(result, np.ones(64, rows.dtype))
     assert (second, third) == (64, 0)
 
 
