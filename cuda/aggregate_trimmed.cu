@@ -1,0 +1,168 @@
+// Trimmed mean over clients, one thread per column: sorted in registers for up to kNetwork rows, else the
+// borders of what is kept by bisection. Per column n * sizeof(T) bytes read, sizeof(T) written. Rounding as
+// in aggregate.cu.
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "aggregate.cuh"
+#include "select.cuh"
+#include "walk.cuh"
+#include "weights.h"
+
+namespace tallystick::cuda {
+namespace {
+
+// ---- Device helpers ----
+
+// What a trimmed mean keeps of a column: the values between two keys, and so many of those equal to either.
+// The count stands as weight of the first such value; the others weigh nothing.
+template <class T>
+struct Kept {
+    TableRows rows;
+    std::size_t j;
+    std::int64_t low, high;
+    unsigned low_at, high_at;
+    unsigned low_count, high_count;
+
+    TALLYSTICK_HD T raw(std::size_t i) const { return rows.row<T>(static_cast<unsigned>(i))[j]; }
+    TALLYSTICK_HD double value(std::size_t i) const { return static_cast<double>(widen(raw(i))); }
+    TALLYSTICK_HD double weight(std::size_t i) const {
+        const std::int64_t key = key_of(raw(i));
+        const unsigned ends = i == low_at ? low_count : i == high_at ? high_count : 0;
+        return key > low && key < high ? 1.0 : static_cast<double>(ends);
+    }
+};
+
+template <class T>
+__device__ Kept<T> keep(const TableRows& rows, unsigned n, std::size_t j, unsigned f) {
+    Kept<T> kept{rows, j, key_of_rank<T>(rows, n, j, f), key_of_rank<T>(rows, n, j, n - f - 1), 0, 0, 0, 0};
+    unsigned up_to_low = 0, below_high = 0;
+    for (unsigned i = n; i-- > 0;) {
+        const std::int64_t key = key_of(kept.raw(i));
+        up_to_low += key <= kept.low;
+        below_high += key < kept.high;
+        kept.low_at = key == kept.low ? i : kept.low_at;
+        kept.high_at = key == kept.high ? i : kept.high_at;
+    }
+    kept.low_count = up_to_low - f;
+    kept.high_count = n - f - below_high;
+    return kept;
+}
+
+// ---- Kernels ----
+
+template <class T, std::size_t N>
+__global__ void __launch_bounds__(block_of(N), blocks_of(N))
+    trimmed_mean_kernel(const __grid_constant__ InlineRows rows, unsigned n, unsigned f,
+                        const __grid_constant__ MeanScale scale, std::size_t count, T* out, Report report) {
+    using V = decltype(widen(T{}));
+    for (std::size_t j = first_column(); j < count; j += all_threads()) {
+        V v[N];
+        const bool fine = load<T>(rows, n, j, 0, v);
+        select<Selection<N, 0, N, true>>(v);
+        LongSum sum;
+        double largest = 0;
+#pragma unroll
+        for (unsigned i = 0; i < N; ++i) {
+            if (i < f || i >= n - f) continue;
+            const double x = static_cast<double>(v[i]);
+            largest = upper(largest, magnitude(x));
+            if constexpr (kIsDouble<T>) {
+                add_unchecked(sum, x);
+            } else {
+                sum.high += x;
+            }
+        }
+        T result;
+        Bracket<T> b;
+        bool usable, certain;
+        if constexpr (kIsDouble<T>) {
+            sum.lost = scale.step_dd * scale.total * largest;
+            certain = settle(sum, largest, scale, b, usable);
+            result = b.low;
+        } else {
+            certain = certify(sum.high, largest, scale, result);
+        }
+        if (!fine) {
+            blame<T>(rows, n, j, report);
+        } else if (!certain) {
+            LongSum again;
+#pragma unroll
+            for (unsigned i = 0; i < N; ++i)
+                if (i >= f && i < n - f) add(again, static_cast<double>(v[i]));
+            if (!settle(again, largest, scale, b, usable)) mark(report, j);
+            result = b.low;
+        }
+        out[j] = result;
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kBlock, 1)
+    wide_trimmed_mean_kernel(TableRows rows, unsigned n, unsigned f, const __grid_constant__ MeanScale scale,
+                             std::size_t count, T* out, Report report) {
+    for (std::size_t j = first_column(); j < count; j += all_threads()) {
+        if (blame<T>(rows, n, j, report)) continue;
+        const Kept<T> kept = keep<T>(rows, n, j, f);
+        T result = from_key<T>(kept.low);
+        if (kept.low != kept.high) {
+            const Sum s = long_sum<true>(kept, n);
+            Bracket<T> b;
+            bool usable;
+            if (!settle(s.sum, s.largest, scale, b, usable)) mark(report, j);
+            result = b.low;
+        }
+        out[j] = result;
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kBlock, 1)
+    exact_trimmed_mean_kernel(TableRows rows, unsigned n, unsigned f, const __grid_constant__ MeanScale scale,
+                              std::size_t count, T* out, Report report) {
+    for_marked(report, count,
+               [&](std::size_t j) { out[j] = resolve<T, true>(keep<T>(rows, n, j, f), n, scale); });
+}
+
+// ---- Launchers ----
+
+template <class T>
+Clients trimmed_mean_of(const Rows& rows, std::size_t f, const MeanScale& scale, T* out, Stream stream) {
+    Walk<T> walk(rows, stream);
+    const auto n = static_cast<unsigned>(rows.n), trimmed = static_cast<unsigned>(f);
+    return walk.each([&](const Columns& c) {
+        const bool narrow_enough = with_network<T>(rows.n, [&](auto size) {
+            constexpr std::size_t N = size;
+            TALLYSTICK_LAUNCH((trimmed_mean_kernel<T, N>), walk.grid(c.count, block_of(N)), block_of(N), 0,
+                              walk.stream(), c.inlined, n, trimmed, scale, c.count, out + c.at,
+                              walk.report());
+        });
+        if (!narrow_enough)
+            TALLYSTICK_LAUNCH((wide_trimmed_mean_kernel<T>), walk.grid(c.count, kBlock), kBlock, 0,
+                              walk.stream(), c.table, n, trimmed, scale, c.count, out + c.at, walk.report());
+        check_launch();
+        TALLYSTICK_LAUNCH((exact_trimmed_mean_kernel<T>), walk.grid((c.count + 31) / 32, kBlock), kBlock, 0,
+                          walk.stream(), c.table, n, trimmed, scale, c.count, out + c.at, walk.report());
+        check_launch();
+    });
+}
+
+}  // namespace
+
+Clients trimmed_mean(const Rows& rows, std::size_t f, void* out, Stream stream) {
+    if (2 * f >= rows.n)
+        throw std::invalid_argument("trimmed_mean: 2f < " + std::to_string(rows.n) +
+                                    " clients expected, got f = " + std::to_string(f));
+    if (f == 0) return mean(rows, nullptr, out, stream);
+    check_arguments(rows, out);
+    if (rows.d() == 0) return {};
+    std::vector<double> none;
+    const MeanArguments a = mean_arguments(nullptr, rows.n - 2 * f, rows.dtype == Dtype::float64, none);
+    return with_type(rows.dtype, [&](auto x) {
+        using T = decltype(x);
+        return trimmed_mean_of<T>(rows, f, a.scale, static_cast<T*>(out), stream);
+    });
+}
+
+}  // namespace tallystick::cuda
