@@ -29,7 +29,7 @@ for arch in $archs; do for file in cuda/*.cu; do echo "$arch $file"; done; done 
 for file in cuda/*.cu; do
     echo "$file, sm_$first: registers by kernel"
     sed -nE "s/.*Compiling entry function '([^']+)'.*/\1/p; s/.*Used ([0-9]+) registers.*/    \1/p" \
-        "$out/$(basename "$file").$first.log" | c++filt |
+        "$out/$(basename "$file").$first.log" | c++filt | sed -E "s/\(anonymous namespace\):://g; s/tallystick::(cuda::)?//g" |
         awk '/^    /{print $1, name; next} {sub(/^void /, ""); sub(/\(.*/, ""); name = $0}' |
         sort -k2 | awk '{n = $1; sub(/^[0-9]+ /, ""); printf "  %4d  %s\n", n, $0}'
 done
