@@ -55,6 +55,22 @@ class Array:
         }
 
 
+def hand_over(array: np.ndarray):
+    """The same values as an array on the device, of a library that the user may have."""
+    if emulated():
+        return Array(array)
+    import cupy
+
+    return cupy.asarray(array)
+
+
+def host(result) -> np.ndarray:
+    """A result, or an array of hand_over, back on the host."""
+    if isinstance(result, Array):
+        return result.memory.get()
+    return result if isinstance(result, np.ndarray) else result.get()
+
+
 class Rows:
     """Clients' rows as the native modules take them, cut into pieces: on the CPU and on the device."""
 

@@ -253,6 +253,60 @@ def test_the_status_says_how_many_devices_or_why_none():
             _backend.cuda()
 
 
+# ---- Through the public functions: arrays on a device are aggregated there ----
+
+
+@gpu
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_arrays_on_the_device_give_what_arrays_on_the_cpu_give(dtype):
+    values = edge(6, dtype, 300)
+    there = [device.hand_over(row) for row in values]
+    weights = weights_of(6, "integer")
+    for rule in (
+        lambda updates: ts.aggregate.mean(updates, weights),
+        lambda updates: ts.aggregate.median(updates, kind="lower"),
+        lambda updates: ts.aggregate.trimmed_mean(updates, 2),
+    ):
+        same_bits((device.host(rule(there)), []), (rule(list(values)), []))
+
+
+@gpu
+def test_named_tensors_on_the_device_are_aggregated_by_name():
+    values = [{"b": row[:7], "w": row[7:].reshape(2, -1)} for row in edge(5, "float32", 27)]
+    there = [{name: device.hand_over(x) for name, x in update.items()} for update in values]
+    got, expected = ts.aggregate.trimmed_mean(there, 1), ts.aggregate.trimmed_mean(values, 1)
+    assert sorted(got) == ["b", "w"]
+    for name, x in expected.items():
+        np.testing.assert_array_equal(device.host(got[name]), x)
+
+
+@gpu
+def test_out_on_the_device_is_written_and_returned():
+    values = edge(5, "float32", 300)
+    out = device.hand_over(np.zeros(300, np.float32))
+    assert ts.aggregate.median([device.hand_over(row) for row in values], out=out) is out
+    np.testing.assert_array_equal(device.host(out), ts.aggregate.median(list(values)))
+
+
+@gpu
+def test_a_nan_on_the_device_is_refused_with_the_client():
+    values = edge(5, "float32", 300)
+    values[3, 299] = np.nan
+    with pytest.raises(ts.errors.NonFiniteError) as error:
+        ts.aggregate.mean([device.hand_over(row) for row in values])
+    assert error.value.clients == (3,)
+
+
+@gpu
+def test_updates_or_out_on_two_devices_are_refused():
+    values = edge(3, "float32", 8)
+    there = [device.hand_over(row) for row in values]
+    with pytest.raises(ts.errors.DeviceError, match="different devices"):
+        ts.aggregate.mean([*there[:2], values[2]])
+    with pytest.raises(ts.errors.DeviceError, match="out is on cpu"):
+        ts.aggregate.mean(there, out=np.zeros(8, np.float32))
+
+
 # ---- Few kernels, all kinds of them: what runs under TSan (tests/gpu/emulate.sh thread) ----
 
 
