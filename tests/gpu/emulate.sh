@@ -9,6 +9,7 @@ PY=${PY:-python3}
 sanitize=${1-}; shift || true
 name=emulate-${sanitize:-plain}
 build=$PWD/build/$name
+mkdir -p build
 cmake=$(dirname "$PY")/cmake; [ -x "$cmake" ] || cmake=cmake
 ninja=$(dirname "$PY")/ninja; [ -x "$ninja" ] || ninja=$(command -v ninja)
 "$cmake" -S . -B "$build" -G Ninja -DCMAKE_MAKE_PROGRAM="$ninja" -DPython_EXECUTABLE="$(command -v "$PY")" \
