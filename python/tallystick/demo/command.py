@@ -43,9 +43,11 @@ def demo(
 ) -> None:
     """Train on real data with attackers among the hospitals, and check the record of it.
 
-    The same federation runs three times: without an attack, under attack with the weighted mean, and under
-    attack with a robust rule. Every round of the last one is recorded in an SQLite ledger, which is then
-    verified offline; then one byte of one update is changed in a copy, to show that it is noticed.
+    The same federation runs three times: without an attack, under attack
+    with the weighted mean, and under attack with a robust rule. Every round
+    of the last one is recorded in an SQLite ledger, which is then verified
+    offline; then one byte of one update is changed in a copy, to show that
+    it is noticed.
 
     Exit codes: 0 fine, 1 a check failed, 2 bad input.
     """
