@@ -408,12 +408,7 @@ def _checked_weight(client: str, weight: Any) -> float:
 
 
 def _on_cpu(array: Any) -> np.ndarray[Any, Any]:
-    view = arrays.view(array)
-    if view.device != "cpu":
-        raise ArgumentError(
-            f"a round's aggregate on {view.device}: updates on the CPU expected in this version"
-        )
-    return view.numpy()
+    return arrays.to_host(arrays.view(array)).numpy()
 
 
 def _versions() -> dict[str, str]:
