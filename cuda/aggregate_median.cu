@@ -24,8 +24,7 @@ __global__ void __launch_bounds__(block_of(N), blocks_of(N))
     using V = decltype(widen(T{}));
     for (std::size_t j = first_column(); j < count; j += all_threads()) {
         V v[N];
-        const bool fine = load<T>(rows, n, j, (static_cast<unsigned>(N) - n) / 2, v);
-        select<Selection<N, N / 2 - 1, N / 2 + 1, true>>(v);
+        const bool fine = order<T, N / 2 - 1, N / 2 + 1>(rows, n, j, (static_cast<unsigned>(N) - n) / 2, v);
         const V low = v[N / 2 - 1], high = n % 2 ? low : v[N / 2];
         out[j] = middle_value<T>(low, high, middle);
         if (!fine) blame<T>(rows, n, j, report);

@@ -59,21 +59,19 @@ __global__ void __launch_bounds__(block_of(N), blocks_of(N))
     using V = decltype(widen(T{}));
     for (std::size_t j = first_column(); j < count; j += all_threads()) {
         V v[N];
-        const bool fine = load<T>(rows, n, j, 0, v);
-        select<Selection<N, 0, N, true>>(v);
+        const bool fine = order<T, 0, N>(rows, n, j, 0, v);
         LongSum sum;
         double largest = 0;
-#pragma unroll
-        for (unsigned i = 0; i < N; ++i) {
-            if (i < f || i >= n - f) continue;
-            const double x = static_cast<double>(v[i]);
+        visit_ranks(v, [&](unsigned rank, V value) {
+            if (rank < f || rank >= n - f) return;
+            const double x = static_cast<double>(value);
             largest = upper(largest, magnitude(x));
             if constexpr (kIsDouble<T>) {
                 add_unchecked(sum, x);
             } else {
                 sum.high += x;
             }
-        }
+        });
         T result;
         Bracket<T> b;
         bool usable, certain;
@@ -88,9 +86,9 @@ __global__ void __launch_bounds__(block_of(N), blocks_of(N))
             blame<T>(rows, n, j, report);
         } else if (!certain) {
             LongSum again;
-#pragma unroll
-            for (unsigned i = 0; i < N; ++i)
-                if (i >= f && i < n - f) add(again, static_cast<double>(v[i]));
+            visit_ranks(v, [&](unsigned rank, V value) {
+                if (rank >= f && rank < n - f) add(again, static_cast<double>(value));
+            });
             if (!settle(again, largest, scale, b, usable)) mark(report, j);
             result = b.low;
         }

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PY=${PY:-python3}
-archs=${ARCHS:-90 75 80}
+archs=${ARCHS:-90 75 80 100 120}
 nvcc=$(command -v nvcc || true)
 if [ -z "$nvcc" ]; then
     nvcc=$("$PY" -c 'import nvidia, pathlib

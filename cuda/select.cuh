@@ -6,9 +6,6 @@
 #include <utility>      // for index_sequence
 
 #include "columns.cuh"
-#if defined(__CUDACC__)
-#pragma nv_diag_suppress 186  // order.h compares with a first rank that may be 0
-#endif
 #include "order.h"
 
 namespace tallystick::cuda {
@@ -24,40 +21,106 @@ constexpr unsigned blocks_of(std::size_t network) { return network <= 32 ? 1 : n
 __device__ inline float taint(float poison, float x) { return fmaf(x, 0.0f, poison); }
 __device__ inline double taint(double poison, double x) { return fused(x, 0.0, poison); }
 
-template <class Network, std::size_t kAt, class V, std::size_t N>
+// The comparators that put N wires in order whose blocks of kSorted are, pruned to the ranks [kFirst, kLast).
+template <std::size_t N, std::size_t kSorted, std::size_t kFirst, std::size_t kLast>
+struct Merging {
+    struct Table {
+        Comparator net[batcher_size(N, kSorted) + 1] = {};
+        std::size_t first = 0, size = 0;  // net[first, size)
+    };
+    static constexpr Table make() {
+        Table table;
+        batcher(N, kSorted, [&table](std::size_t a, std::size_t b) {
+            table.net[table.size++] = {static_cast<std::uint32_t>(a), static_cast<std::uint32_t>(b), true,
+                                       true};
+        });
+        Wire wires[N] = {};
+        for (std::size_t w = 0; w < N; ++w) wires[w] = w >= kLast ? Wire::high : Wire::ranked;
+        for (std::size_t w = 0; w != kFirst; ++w) wires[w] = Wire::low;
+        table.first = table.size - prune(table.net, table.size, wires);
+        return table;
+    }
+    static constexpr Table kTable = make();
+};
+
+// Constant indices only, so that v stays in registers. kAt: where in v the network's first wire is.
+template <class Network, std::size_t kAt, std::size_t kIndex, class V, std::size_t N>
 __device__ __forceinline__ void compare(V (&v)[N]) {
-    constexpr Comparator c = Network::kTable.net[kAt];
-    const V a = v[c.a], b = v[c.b];
-    if constexpr (c.keep_low) v[c.a] = lower(a, b);
-    if constexpr (c.keep_high) v[c.b] = upper(a, b);
+    constexpr Comparator c = Network::kTable.net[Network::kTable.first + kIndex];
+    const V a = v[kAt + c.a], b = v[kAt + c.b];
+    if constexpr (c.keep_low) v[kAt + c.a] = lower(a, b);
+    if constexpr (c.keep_high) v[kAt + c.b] = upper(a, b);
 }
-template <class Network, class V, std::size_t N, std::size_t... kAt>
-__device__ __forceinline__ void run(V (&v)[N], std::index_sequence<kAt...>) {
-    (compare<Network, kAt>(v), ...);
+template <class Network, std::size_t kAt, class V, std::size_t N, std::size_t... kIndex>
+__device__ __forceinline__ void run(V (&v)[N], std::index_sequence<kIndex...>) {
+    (compare<Network, kAt, kIndex>(v), ...);
 }
-// Constant indices only, so that v stays in registers.
-template <class Network, class V, std::size_t N>
-__device__ __forceinline__ void select(V (&v)[N]) {
-    run<Network>(v, std::make_index_sequence<Network::kTable.size>());
+template <class Network, std::size_t kAt, class V, std::size_t N>
+__device__ __forceinline__ void run(V (&v)[N]) {
+    run<Network, kAt>(v, std::make_index_sequence<Network::kTable.size - Network::kTable.first>());
 }
 
-// Column j into v[0, n), then `below` times -infinity, then +infinity. False if a value was a NaN or
-// infinity.
-template <class T, class V, std::size_t N>
-__device__ __forceinline__ bool load(const InlineRows& rows, unsigned n, std::size_t j, unsigned below,
-                                     V (&v)[N]) {
+// Column j of rows first, first + 1, ... into v[kAt, kAt + kCount); rows from n on are `below` times
+// -infinity, then +infinity. Taints poison.
+template <class T, std::size_t kAt, std::size_t kCount, class V, std::size_t N>
+__device__ __forceinline__ void load(const InlineRows& rows, unsigned n, unsigned first, std::size_t j,
+                                     unsigned below, V (&v)[N], V& poison) {
     constexpr V kInfinity = static_cast<V>(__builtin_huge_val());
-    V poison = 0;  // stays 0 while all are finite
 #pragma unroll
-    for (unsigned i = 0; i < N; ++i) {
+    for (unsigned k = 0; k < kCount; ++k) {
+        const unsigned i = first + k;
         if (i < n) {
-            v[i] = widen(rows.row<T>(i)[j]);
-            poison = taint(poison, v[i]);
+            v[kAt + k] = widen(rows.row<T>(i)[j]);
+            poison = taint(poison, v[kAt + k]);
         } else {
-            v[i] = i - n < below ? -kInfinity : kInfinity;
+            v[kAt + k] = i - n < below ? -kInfinity : kInfinity;
         }
     }
+}
+
+// Column j, filled up to N values as load() does, with the ranks [kFirst, kLast) in their places. False if a
+// value was a NaN or infinity.
+template <class T, std::size_t kFirst, std::size_t kLast, class V, std::size_t N>
+__device__ __forceinline__ bool order(const InlineRows& rows, unsigned n, std::size_t j, unsigned below,
+                                      V (&v)[N]) {
+    V poison = 0;
+    if constexpr (N <= 64) {
+        load<T, 0, N>(rows, n, 0, j, below, v, poison);
+        run<Merging<N, 1, kFirst, kLast>, 0>(v);
+    } else {
+        // A quarter at a time, in a loop that stays one: with 128 loads in a row ptxas for sm_100 and sm_120
+        // computes so many addresses ahead that it spills.
+        constexpr std::size_t kPart = N / 4, kRest = N - kPart;
+#pragma unroll
+        for (unsigned i = 0; i < N; ++i) v[i] = 0;
+#pragma unroll 1
+        for (unsigned first = 0; first < N; first += kPart) {
+#pragma unroll
+            for (unsigned i = 0; i < kRest; ++i) v[i] = v[i + kPart];
+            load<T, kRest, kPart>(rows, n, first, j, below, v, poison);
+            run<Merging<kPart, 1, 0, kPart>, kRest>(v);
+        }
+        run<Merging<N, kPart, kFirst, kLast>, 0>(v);
+    }
     return poison == 0;
+}
+
+// Calls visit(rank, value) for all of v, upwards; a quarter at a time as above, for the same reason.
+template <class V, std::size_t N, class Visit>
+__device__ __forceinline__ void visit_ranks(V (&v)[N], Visit visit) {
+    constexpr unsigned kPart = N <= 64 ? N : N / 4;
+#pragma unroll 1
+    for (unsigned first = 0; first < N; first += kPart) {
+        V turned[kPart];
+#pragma unroll
+        for (unsigned k = 0; k < kPart; ++k) visit(first + k, turned[k] = v[k]);
+        if constexpr (kPart < N) {  // v is as it was after a full turn
+#pragma unroll
+            for (unsigned i = 0; i < N - kPart; ++i) v[i] = v[i + kPart];
+#pragma unroll
+            for (unsigned k = 0; k < kPart; ++k) v[N - kPart + k] = turned[k];
+        }
+    }
 }
 
 // The largest network: float64 values take two registers each.
