@@ -5,16 +5,37 @@
 namespace LEVEL {
 
 // Rows are prefetched into L2 a stretch of bytes ahead, and there row by row: memory then sees long
-// sequential reads. A kernel that works on columns [c, c + width) fetches its share of the rows.
+// sequential reads. A kernel that works on columns [c, c + width) fetches its share of the rows, a few lines
+// now and then.
 constexpr std::size_t kAhead = 2048;
-template <class T>
-TALLYSTICK_HD void fetch_ahead(const char* const* rows, std::size_t n, std::size_t c, std::size_t width) {
-    const std::size_t at = c * sizeof(T), start = at / kAhead * kAhead;
-    const std::size_t first = n * (at - start) / kAhead;
-    const std::size_t last = n * (at - start + width * sizeof(T)) / kAhead;
-    for (std::size_t i = first; i < last; ++i)
-        for (std::size_t b = 0; b < kAhead; b += 64) __builtin_prefetch(rows[i] + start + kAhead + b, 0, 2);
-}
+struct Ahead {
+    const char* const* row;
+    const char* const* last;
+    std::size_t offset, stretch_end;
+
+    template <class T>
+    static TALLYSTICK_HD Ahead share(const char* const* rows, std::size_t n, std::size_t c,
+                                     std::size_t width) {
+        const std::size_t at = c * sizeof(T), start = at / kAhead * kAhead;
+        return {rows + n * (at - start) / kAhead, rows + n * (at - start + width * sizeof(T)) / kAhead,
+                start + kAhead, start + 2 * kAhead};
+    }
+    TALLYSTICK_HD void fetch_all() const {
+        for (const char* const* r = row; r < last; ++r)
+            for (std::size_t b = 0; b < kAhead; b += 64) __builtin_prefetch(*r + offset + b, 0, 2);
+    }
+    TALLYSTICK_HD std::size_t lines() const { return static_cast<std::size_t>(last - row) * (kAhead / 64); }
+    TALLYSTICK_HD void fetch(std::size_t lines) {
+        for (; lines > 0 && row < last; --lines) {
+            __builtin_prefetch(*row + offset, 0, 2);
+            offset += 64;
+            if (offset == stretch_end) {
+                offset -= kAhead;
+                ++row;
+            }
+        }
+    }
+};
 
 constexpr std::size_t kFewRows = 16;
 constexpr std::size_t kStretchBytes = 4096;  // of float rows of a stretch of sums
@@ -308,7 +329,7 @@ TALLYSTICK_HD bool mean_any(const char* const* rows, std::size_t n, std::size_t 
                                                          pending) &&
                  finite;
     for (; c < columns; c += kTile) {
-        fetch_ahead<T>(rows, n, c, kTile);
+        Ahead::share<T>(rows, n, c, kTile).fetch_all();
         finite =
             mean_stretch<T, T, kWeighted, kTile>(rows, n, c * sizeof(T), a, out + c * sizeof(T), pending) &&
             finite;
@@ -393,9 +414,12 @@ constexpr SortRows<F> kMiddleRows[kSorted] = TALLYSTICK_UP_TO_16(middle_rows);
 
 // The comparators of the merging phases, one after another, each over all columns of the tile.
 template <class F, std::size_t kWidth>
-void merge(const Comparator* net, std::size_t size, F* tile) {
+void merge(const Comparator* net, std::size_t size, F* tile, Ahead ahead) {
     typedef typename Lanes<F>::Vec Vec;
+    if (size == 0) return ahead.fetch_all();
+    const std::size_t lines = ahead.lines() / size + 1;
     for (std::size_t k = 0; k < size; ++k) {
+        ahead.fetch(lines);
         F* const a = tile + net[k].a * kWidth;
         F* const b = tile + net[k].b * kWidth;
         const bool low = net[k].keep_low, high = net[k].keep_high;
@@ -409,7 +433,8 @@ void merge(const Comparator* net, std::size_t size, F* tile) {
 
 // Leaves the ranks that the plan asks for on the rows of work.tile.
 template <class F>
-void select(const char* const* rows, std::size_t at, const SelectPlan& plan, F* tile, FiniteCheck<F>& check) {
+void select(const char* const* rows, std::size_t at, const SelectPlan& plan, F* tile, Ahead ahead,
+            FiniteCheck<F>& check) {
     const std::size_t n = plan.n, width = plan.width;
     if (n <= kSorted) {
         (plan.middle_only ? kMiddleRows<F> : kSortRows<F>)[n - 1](rows, at, width, tile, check);
@@ -423,11 +448,11 @@ void select(const char* const* rows, std::size_t at, const SelectPlan& plan, F* 
         kSortRows<F>[count - 1](rows + i, at, width, tile + i * width, check);
     }
     if (width == 64) {
-        merge<F, 64>(plan.net, plan.size, tile);
+        merge<F, 64>(plan.net, plan.size, tile, ahead);
     } else if (width == 32) {
-        merge<F, 32>(plan.net, plan.size, tile);
+        merge<F, 32>(plan.net, plan.size, tile, ahead);
     } else {
-        merge<F, 16>(plan.net, plan.size, tile);
+        merge<F, 16>(plan.net, plan.size, tile, ahead);
     }
 }
 
@@ -447,11 +472,13 @@ template <class T, class F>
 TALLYSTICK_HD void select_tile(const char* const* rows, std::size_t c, const SelectPlan& plan,
                                const SelectWork& work, FiniteCheck<F>& check) {
     F* tile = static_cast<F*>(work.tile);
+    const Ahead ahead = Ahead::share<T>(rows, plan.n, c, plan.width);
+    if (plan.n <= kSorted) ahead.fetch_all();
     if constexpr (sizeof(T) == 2) {
         widen_rows<T>(rows, c * sizeof(T), plan, work);
-        select<F>(work.wide_rows, 0, plan, tile, check);
+        select<F>(work.wide_rows, 0, plan, tile, ahead, check);
     } else {
-        select<F>(rows, c * sizeof(T), plan, tile, check);
+        select<F>(rows, c * sizeof(T), plan, tile, ahead, check);
     }
 }
 
@@ -462,7 +489,6 @@ bool median(const char* const* rows, std::size_t columns, const SelectPlan& plan
     FiniteCheck<F> check;
     const F* tile = static_cast<const F*>(work.tile);
     for (std::size_t c = 0; c < columns; c += plan.width) {
-        fetch_ahead<T>(rows, plan.n, c, plan.width);
         select_tile<T, F>(rows, c, plan, work, check);
         const F* low = tile + plan.low * plan.width;
         const F* high = tile + plan.high * plan.width;
@@ -485,7 +511,6 @@ bool trimmed_mean(const char* const* rows, std::size_t columns, const SelectPlan
     const char* const* kept = work.tile_rows + plan.low;
     const std::size_t count = plan.high - plan.low + 1;
     for (std::size_t c = 0; c < columns; c += plan.width) {
-        fetch_ahead<T>(rows, plan.n, c, plan.width);
         select_tile<T, F>(rows, c, plan, work, check);
         char* o = out + c * sizeof(T);
         if (plan.width == 64) {
