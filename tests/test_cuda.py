@@ -115,19 +115,23 @@ def test_rows_that_need_a_copy_go_through_it_in_runs():
 
 
 def undecided_columns(dtype, n, d, seed=0):
-    """Columns whose exact mean is decided by a value far below the last bit of a double-double sum."""
+    """Columns whose exact mean is decided by a value that a double-double sum loses on its way."""
     rng = np.random.default_rng(seed)
-    huge, tiny = (2.0**100, 2.0**-120) if dtype != "float64" else (2.0**200, 2.0**-300)
+    huge, large, middle, tiny = 2.0**100, 2.0**90, 2.0**10, 2.0**-120
+    if dtype == "float64":
+        huge, large, middle, tiny = 2.0**200, 2.0**120, 1.0, 2.0**-300
     digits = {"float64": 53, "float32": 24, "bfloat16": 8}[dtype]
     x = np.zeros((n, d))
     x[0], x[1] = huge, huge * 2.0**-digits  # the mean is a midpoint for n a power of two ...
-    x[2] = tiny * rng.integers(-1, 2, d)  # ... but for this
-    return x[rng.permutation(n)].astype(reference.DTYPES[dtype])
+    x[2], x[3] = large, -large
+    x[4], x[n - 1] = middle, -middle
+    x[5] = tiny * rng.integers(-1, 2, d)  # ... but for this
+    return x.astype(reference.DTYPES[dtype])
 
 
 @gpu
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("n", [4, 64, 256])
+@pytest.mark.parametrize("n", [8, 64, 256])
 def test_columns_that_only_integers_settle_are_marked_and_settled(n, dtype):
     values = undecided_columns(dtype, n, 300)
     rows = device.Rows(values)
@@ -139,11 +143,11 @@ def test_columns_that_only_integers_settle_are_marked_and_settled(n, dtype):
 
 @gpu
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
-@pytest.mark.parametrize("n", [6, 66, 258])
+@pytest.mark.parametrize("n", [10, 66, 258])
 def test_trimmed_columns_that_only_integers_settle_are_settled(n, dtype):
     values = undecided_columns(dtype, n - 2, 70)
-    largest, smallest = 2 * np.abs(values.astype(np.float64)).max(), -1.0
-    outer = np.repeat([[largest], [smallest]], 70, axis=1).astype(values.dtype)
+    largest = 2 * np.abs(values.astype(np.float64)).max()
+    outer = np.repeat([[largest], [-largest]], 70, axis=1).astype(values.dtype)
     values = np.concatenate([outer[:1], values, outer[1:]])
     same_bits(device.Rows(values).on_device("trimmed_mean", 1), (reference.trimmed_mean(values, 1), []))
 
