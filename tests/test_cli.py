@@ -185,7 +185,7 @@ def test_a_bogus_level_in_the_environment_is_bad_input():
 
 def test_importing_the_package_is_quick_and_imports_no_framework():
     code = (
-        "import sys, time; t = time.perf_counter(); import tallystick; s = time.perf_counter() - t\n"
+        "import sys, time; t = time.process_time(); import tallystick; s = time.process_time() - t\n"
         "names = 'torch cupy jax web3 matplotlib sklearn typer rich scipy'.split()\n"
         "heavy = set(names) & set(sys.modules)\n"
         "print(s, *heavy)"
@@ -196,7 +196,7 @@ def test_importing_the_package_is_quick_and_imports_no_framework():
         seconds, *heavy = run.stdout.split()
         assert not heavy
         best = min(best, float(seconds))
-    assert best < 0.5  # 0.25 s is the goal on a quiet machine
+    assert best < 0.4  # CPU time, on a machine that may be busy; 0.25 s is the goal where it is not
 
 
 PEAK = """
