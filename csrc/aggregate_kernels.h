@@ -363,18 +363,18 @@ TALLYSTICK_HD void apply(Vec (&v)[N]) {
 
 template <class F, std::size_t N>
 TALLYSTICK_HD void load_rows(const char* const* rows, std::size_t at, typename Lanes<F>::Vec (&v)[N],
-                             FiniteCheck<F>& check) {
+                             Alarm<F>& check) {
 #pragma GCC unroll 32
     for (std::size_t i = 0; i < N; ++i) {
         v[i] = load<typename Lanes<F>::Vec>(rows[i] + at);
-        check.see(v[i]);
+        check.see(v[i], i);
     }
 }
 
 // Rows 0..N-1 sorted upwards into tile rows 0..N-1, `width` columns each.
 template <class F, std::size_t N>
-void sort_rows(const char* const* rows, std::size_t at, std::size_t width, F* tile, FiniteCheck<F>& check) {
-    FiniteCheck<F> seen = check;
+void sort_rows(const char* const* rows, std::size_t at, std::size_t width, F* tile, Alarm<F>& check) {
+    Alarm<F> seen = check;
     for (std::size_t c = 0; c < width; c += Lanes<F>::kCount) {
         typename Lanes<F>::Vec v[N];
         load_rows<F>(rows, at + c * sizeof(F), v, seen);
@@ -387,8 +387,8 @@ void sort_rows(const char* const* rows, std::size_t at, std::size_t width, F* ti
 
 // The two middle ranks of N rows (the same row twice if N is odd).
 template <class F, std::size_t N>
-void middle_rows(const char* const* rows, std::size_t at, std::size_t width, F* tile, FiniteCheck<F>& check) {
-    FiniteCheck<F> seen = check;
+void middle_rows(const char* const* rows, std::size_t at, std::size_t width, F* tile, Alarm<F>& check) {
+    Alarm<F> seen = check;
     constexpr std::size_t kLow = (N - 1) / 2, kHigh = N / 2;
     for (std::size_t c = 0; c < width; c += Lanes<F>::kCount) {
         typename Lanes<F>::Vec v[N];
@@ -401,7 +401,7 @@ void middle_rows(const char* const* rows, std::size_t at, std::size_t width, F* 
 }
 
 template <class F>
-using SortRows = void (*)(const char* const*, std::size_t, std::size_t, F*, FiniteCheck<F>&);
+using SortRows = void (*)(const char* const*, std::size_t, std::size_t, F*, Alarm<F>&);
 #define TALLYSTICK_UP_TO_16(name)                                                        \
     {&name<F, 1>,  &name<F, 2>,  &name<F, 3>,  &name<F, 4>,  &name<F, 5>,  &name<F, 6>,  \
      &name<F, 7>,  &name<F, 8>,  &name<F, 9>,  &name<F, 10>, &name<F, 11>, &name<F, 12>, \
@@ -434,7 +434,7 @@ void merge(const Comparator* net, std::size_t size, F* tile, Ahead ahead) {
 // Leaves the ranks that the plan asks for on the rows of work.tile.
 template <class F>
 void select(const char* const* rows, std::size_t at, const SelectPlan& plan, F* tile, Ahead ahead,
-            FiniteCheck<F>& check) {
+            Alarm<F>& check) {
     const std::size_t n = plan.n, width = plan.width;
     if (n <= kSorted) {
         (plan.middle_only ? kMiddleRows<F> : kSortRows<F>)[n - 1](rows, at, width, tile, check);
@@ -470,7 +470,7 @@ TALLYSTICK_HD void widen_rows(const char* const* rows, std::size_t at, const Sel
 
 template <class T, class F>
 TALLYSTICK_HD void select_tile(const char* const* rows, std::size_t c, const SelectPlan& plan,
-                               const SelectWork& work, FiniteCheck<F>& check) {
+                               const SelectWork& work, Alarm<F>& check) {
     F* tile = static_cast<F*>(work.tile);
     const Ahead ahead = Ahead::share<T>(rows, plan.n, c, plan.width);
     if (plan.n <= kSorted) ahead.fetch_all();
@@ -486,7 +486,7 @@ template <class T>
 bool median(const char* const* rows, std::size_t columns, const SelectPlan& plan, const SelectWork& work,
             char* out) {
     typedef Widened<T> F;
-    FiniteCheck<F> check;
+    Alarm<F> check;
     const F* tile = static_cast<const F*>(work.tile);
     for (std::size_t c = 0; c < columns; c += plan.width) {
         select_tile<T, F>(rows, c, plan, work, check);
@@ -495,6 +495,9 @@ bool median(const char* const* rows, std::size_t columns, const SelectPlan& plan
         T results[kTile];
         if (low == high) {
             for (std::size_t j = 0; j < plan.width; ++j) results[j] = narrow<T>(low[j]);
+        } else if constexpr (__is_same(T, float)) {
+            for (std::size_t j = 0; j < plan.width; j += kFloats)
+                store(results + j, middle_of_floats(load<FloatVec>(low + j), load<FloatVec>(high + j)));
         } else {
             for (std::size_t j = 0; j < plan.width; ++j) results[j] = middle_of<T>(low[j], high[j]);
         }
@@ -507,7 +510,7 @@ template <class T>
 bool trimmed_mean(const char* const* rows, std::size_t columns, const SelectPlan& plan,
                   const SelectWork& work, const MeanArguments& a, char* out, Pending<Widened<T>>& pending) {
     typedef Widened<T> F;
-    FiniteCheck<F> check;
+    Alarm<F> check;
     const char* const* kept = work.tile_rows + plan.low;
     const std::size_t count = plan.high - plan.low + 1;
     for (std::size_t c = 0; c < columns; c += plan.width) {

@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -265,6 +266,12 @@ def open_update(obj: object, *, exclude: Collection[str] = ()) -> Update:
         return _open_path(Path(os.fspath(obj)), frozenset(exclude))
     if isinstance(obj, (bytes, bytearray, mmap.mmap)) or (isinstance(obj, memoryview) and obj.format == "B"):
         return _from_frame(frame.decode(obj), memoryview(obj), frozenset(exclude))
+    if not isinstance(obj, Mapping) and "update" not in exclude:
+        try:
+            only = view(obj)
+        except ArgumentError as error:
+            raise SchemaError(f"tensor 'update': {error}") from None
+        return MemoryUpdate(_schema_of_array(only.shape, only.dtype), {"update": only})
     named = obj if isinstance(obj, Mapping) else {"update": obj}
     views: dict[str, ArrayView] = {}
     tensors = []
@@ -357,6 +364,12 @@ def _open_path(path: Path, exclude: Collection[str]) -> FileUpdate:
         for file in files:
             file.close()
         raise
+
+
+@lru_cache(maxsize=64)
+def _schema_of_array(shape: tuple[int, ...], dtype: str) -> Schema:
+    """One object for all clients that hand over arrays of one shape: it is made, and compared, once."""
+    return Schema((Tensor("update", shape, dtype),))
 
 
 def _schema(places: Mapping[str, Place]) -> Schema:
