@@ -28,12 +28,12 @@ OUT = np.empty(PARAMETERS, np.float32)
 
 def byzfl(name, **options):
     """One of ByzFL's aggregators, without its __init__ (which imports torchvision for its benchmark)."""
-    spec = importlib.util.find_spec("byzfl")
-    if spec is None:
-        pytest.skip("byzfl is not installed")
     if "byzfl" not in sys.modules:
+        spec = importlib.util.find_spec("byzfl")
+        if spec is None:
+            pytest.skip("byzfl is not installed")
         package = types.ModuleType("byzfl")
-        package.__path__ = list(spec.submodule_search_locations)
+        package.__path__, package.__spec__ = list(spec.submodule_search_locations), spec
         sys.modules["byzfl"] = package
     return getattr(importlib.import_module("byzfl.aggregators.aggregators"), name)(**options)
 
