@@ -1,7 +1,7 @@
 #include "distances.h"
 
 #include <algorithm>
-#include <atomic>
+#include <mutex>
 #include <stdexcept>  // for invalid_argument
 
 #include "cpu.h"
@@ -59,10 +59,10 @@ constexpr Variants<decltype(&scalar::block_distances<F>)> kBlockDistances{
 template <class T>
 class Block {
   public:
-    explicit Block(std::size_t n)
-        : packed_(n * kPackedStride * sizeof(Widened<T>)), sums_(n * n), marked_(n, 0) {}
+    explicit Block(std::size_t n) : packed_(n * kPackedStride * sizeof(Widened<T>)), marked_(n, 0) {}
 
-    void run(const Rows& rows, std::size_t lo) {
+    // sums: n x n, written above the diagonal.
+    void run(const Rows& rows, std::size_t lo, double* sums) {
         using F = Widened<T>;
         F* packed = reinterpret_cast<F*>(packed_.get());
         const auto pack = *kPack<T>;
@@ -79,23 +79,29 @@ class Block {
             }
             if (!pack(from, packed + i * kPackedStride)) marked_[i] = 1;
         }
-        (*kBlockDistances<F>)(packed, rows.n, sums_.data());
+        (*kBlockDistances<F>)(packed, rows.n, sums);
     }
-    const double* sums() const { return sums_.data(); }
     const std::vector<char>& marked() const { return marked_; }
 
   private:
     Scratch packed_;
-    std::vector<double> sums_;  // i < j only
     std::vector<char> marked_;  // clients with a NaN or infinity so far
 };
 
-// part and total of rows [first, last) above the diagonal.
-void add_blocks(std::size_t n, std::size_t first, std::size_t last, const double* const* sums,
-                std::size_t blocks, double* part) {
+// Adds the sums of `blocks` blocks, one after another, to rows [first, last) of part, above the diagonal.
+void add_blocks(std::size_t n, std::size_t first, std::size_t last, const double* sums, std::size_t blocks,
+                double* part) {
     for (std::size_t i = first; i < last; ++i)
         for (std::size_t b = 0; b < blocks; ++b)
-            for (std::size_t j = i + 1; j < n; ++j) part[i * n + j] += sums[b][i * n + j];
+            for (std::size_t j = i + 1; j < n; ++j) part[i * n + j] += sums[(b * n + i) * n + j];
+}
+
+// Blocks between two meetings of the threads: sums of up to 2 MiB, so that a meeting (some 10 us) is rare.
+std::size_t blocks_at_once(std::size_t n, std::size_t blocks) {
+    const auto threads = static_cast<std::size_t>(num_threads());
+    if (threads == 1) return 1;
+    const std::size_t fitting = (std::size_t{2} << 20) / (n * n * sizeof(double));
+    return std::min(blocks, std::clamp(fitting, 2 * threads, std::max<std::size_t>(512, 2 * threads)));
 }
 
 void mirror(std::size_t n, double* matrix) {
@@ -107,19 +113,29 @@ template <class T>
 Clients distances_of(const Rows& rows, std::size_t column, double* part, double* total) {
     const std::size_t n = rows.n, d = rows.d();
     const std::size_t blocks = (d + kDistanceBlock - 1) / kDistanceBlock;
-    const std::size_t at_once =
-        num_threads() == 1 ? 1 : std::min<std::size_t>(blocks, 2 * static_cast<std::size_t>(num_threads()));
-    std::vector<Block<T>> slots;
-    slots.reserve(at_once);
-    std::vector<const double*> sums;
-    for (std::size_t s = 0; s < at_once; ++s) sums.push_back(slots.emplace_back(n).sums());
+    const std::size_t at_once = blocks_at_once(n, blocks);
+    std::vector<double> sums(at_once * n * n);
+    Block<T> own(n);  // for one thread
+    std::vector<char> marked(n, 0);
+    std::mutex mutex;
+    const auto mark = [&](const Block<T>& block) {
+        const std::lock_guard lock(mutex);
+        for (std::size_t i = 0; i < n; ++i) marked[i] |= block.marked()[i];
+    };
     constexpr std::size_t kPerSuperblock = kSuperblock / kDistanceBlock;
     for (std::size_t b = 0; b < blocks;) {
         const std::size_t in_super = (column / kDistanceBlock + b) % kPerSuperblock;
         const std::size_t count = std::min({at_once, blocks - b, kPerSuperblock - in_super});
-        parallel_for(count, 1, [&](std::size_t lo, std::size_t hi) {
-            for (std::size_t s = lo; s < hi; ++s) slots[s].run(rows, (b + s) * kDistanceBlock);
-        });
+        if (at_once == 1) {
+            own.run(rows, b * kDistanceBlock, sums.data());
+        } else {
+            parallel_for(count, 1, [&](std::size_t lo, std::size_t hi) {
+                Block<T> block(n);
+                for (std::size_t s = lo; s < hi; ++s)
+                    block.run(rows, (b + s) * kDistanceBlock, sums.data() + s * n * n);
+                mark(block);
+            });
+        }
         parallel_for(
             n, 64, [&](std::size_t lo, std::size_t hi) { add_blocks(n, lo, hi, sums.data(), count, part); });
         b += count;
@@ -130,10 +146,10 @@ Clients distances_of(const Rows& rows, std::size_t column, double* part, double*
         }
     }
     mirror(n, part);
+    mark(own);
     Clients found;
     for (std::size_t i = 0; i < n; ++i)
-        if (std::any_of(slots.begin(), slots.end(), [i](const Block<T>& s) { return s.marked()[i] != 0; }))
-            found.push_back(i);
+        if (marked[i]) found.push_back(i);
     return found;
 }
 
