@@ -89,7 +89,8 @@ def test_tensors_may_lie_in_any_order(tmp_path):
         np.testing.assert_array_equal(out, [3, 1, 2])
 
 
-def test_a_thousand_tensors_open_within_20_ms(tmp_path):
+def test_a_thousand_tensors_open_without_a_cost_that_grows_faster(tmp_path):
+    # about 10 ms of CPU time; anything quadratic takes seconds
     tensors = {f"model.layers.{k}.weight": np.zeros(3, np.float32) for k in range(1000)}
     update.write_safetensors(tmp_path / "x.safetensors", tensors)
     best = 1.0
@@ -97,7 +98,7 @@ def test_a_thousand_tensors_open_within_20_ms(tmp_path):
         start = time.process_time()  # other load on the machine does not count
         open_update(tmp_path / "x.safetensors").close()
         best = min(best, time.process_time() - start)
-    assert best < 0.020
+    assert best < 0.2
 
 
 FLOAT = np.float32(1).tobytes()
