@@ -164,13 +164,13 @@ def prove(
     from . import canonical
     from .ledger import connect
     from .ledger.base import prove as make_proof
-    from .round import _replacing
+    from .round import Replacing
 
     _check_writable(target)
     with connect(ledger, read_only=True) as opened:
         name = namespace if namespace is not None else _only_namespace(ledger)
         proof = make_proof(opened, name, number, client)
-    with _replacing(target) as written:
+    with Replacing(target) as written:
         written.write(canonical.dumps(proof))
     if as_json:
         _print_json(out=str(target), namespace=name, round=number, client=client)
@@ -384,6 +384,10 @@ def _errors() -> Iterator[None]:
         raise SystemExit(2) from None
     except BrokenPipeError:
         raise SystemExit(1) from None
+    except OSError as error:  # a disk that is full, a file that cannot be read or written
+        where = f"{error.filename}: " if error.filename else ""
+        err.print(f"[red]error:[/red] {escape(where)}{escape(error.strerror or str(error))}")
+        raise SystemExit(2) from None
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -25,10 +25,19 @@ from ._columns import Batch
 from .aggregate import Client, Outcome, Rule
 from .aggregate import checked_weights as _checked_weights
 from .aggregate import rule as as_rule
-from .errors import ArgumentError, SchemaError, StaleHeadError
+from .errors import ArgumentError, SchemaError, StaleHeadError, TallystickError
 from .update import Schema, Update, check_same_schema, open_update, write_safetensors
 
-__all__ = ["Decision", "Round", "apply_model", "client_file", "decide", "round_folder", "tensors_of"]
+__all__ = [
+    "Decision",
+    "Replacing",
+    "Round",
+    "apply_model",
+    "client_file",
+    "decide",
+    "round_folder",
+    "tensors_of",
+]
 
 KINDS = ("delta", "gradient", "weights")
 _REBUILDS = 1000  # of the record, when other writers append to the same namespace meanwhile
@@ -145,14 +154,21 @@ class Round:
             for piece in buffers:
                 hasher.update(piece)
         else:
-            path = client_file(self.keep / "updates", client, opened.media_type)
+            self._keep(client_file(self.keep / "updates", client, opened.media_type), buffers, hasher)
+        self.times["hashing"] += time.perf_counter() - start
+        return Submission(opened, weight, hasher.root(), hasher.size, opened.media_type)
+
+    def _keep(self, path: Path, buffers: Iterable[Any], hasher: merkle.ChunkHasher) -> None:
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(path) as file:
+            with Replacing(path) as file:
                 for piece in buffers:
                     hasher.update(piece)
                     file.write(piece)
-        self.times["hashing"] += time.perf_counter() - start
-        return Submission(opened, weight, hasher.root(), hasher.size, opened.media_type)
+        except TallystickError:
+            raise
+        except OSError as error:
+            raise ArgumentError(f"keep: {path} cannot be written: {error.strerror}") from None
 
     def _binding(self, client: str, weight: float) -> frame.Binding:
         return frame.Binding(
@@ -332,7 +348,7 @@ def client_file(folder: Path, client: str, media_type: str) -> Path:
 # ---- checks and small parts ------------------------------------------------------------------------------
 
 
-class _replacing:
+class Replacing:
     """A file written under a temporary name beside `path`, then put in its place; removed on an error."""
 
     def __init__(self, path: Path) -> None:
