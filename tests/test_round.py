@@ -285,7 +285,7 @@ def test_before_commit_can_stop_the_round_before_anything_is_recorded(ledger):
 def test_a_keep_folder_that_cannot_be_written_is_refused_and_the_round_goes_on(ledger, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with ts.Round("cards", number=0, rule="mean", ledger=ledger, keep=tmp_path / "file") as r:
-        with pytest.raises(ArgumentError, match="keep: .* cannot be written"):
+        with pytest.raises(ArgumentError, match=r"keep: .* cannot be written"):
             r.submit("a", model(1))
         with pytest.raises(ArgumentError, match="no updates"):
             r.close()
