@@ -23,8 +23,8 @@ def demo(
     attack: Annotated[
         str,
         typer.Option(
-            help="What they send: sign_flip, ipm, foe, alie, alie_minus, min_max, min_sum, mimic, gaussian, "
-            "label_flip, zero, nan or inf."
+            help="What they send: sign_flip, ipm, foe, alie, alie_minus, optimal_alie, optimal_ipm, min_max, "
+            "min_sum, mimic, gaussian, label_flip, scaling, zero, nan or inf."
         ),
     ] = "sign_flip",
     strength: Annotated[float | None, typer.Option(help="Factor of the attack, in place of its own.")] = None,

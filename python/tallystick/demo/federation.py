@@ -11,17 +11,19 @@ federation then goes its own way, because its model does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tallystick import aggregate, ledger
+from tallystick.attacks import AnyRule
 from tallystick.errors import NonFiniteError
 from tallystick.round import Round
 
-from . import attacks, data, training
+from . import data, training
+from .clients import Clients, choose
 from .config import Config, check
 from .folder import Folder, prepare
 
@@ -84,7 +86,8 @@ def run(
     federation = data.load(config.data, config.hospitals, config.seed)
     folder = prepare(config.out)
     sizes = {h.id: len(h.y) for h in federation.hospitals}
-    hostile = _choose(config, tuple(sizes))
+    hostile = choose(tuple(sizes), config.attackers, config.seed)
+    clients = Clients(federation, hostile, config.attack, config.strength, config.seed)
     result = Result(config, rule.text, folder, sizes, len(federation.test_y), hostile)
     if on_start is not None:
         on_start(result)
@@ -92,7 +95,7 @@ def run(
     models = dict.fromkeys(RUNS, start)
     with ledger.connect(folder.ledger) as book:
         for number in range(1, config.rounds + 1):
-            trained = _Trained(federation, config, hostile, number, result)
+            trained = _Round(clients, number, result)
             with_mean = {name: _mean_step(models[name], trained, name == "mean") for name in RUNS[:2]}
             models["robust"], rejected = _robust_step(models["robust"], trained, rule, book)
             models.update(with_mean)
@@ -107,65 +110,33 @@ def run(
     return result
 
 
-def _choose(config: Config, ids: Sequence[str]) -> tuple[str, ...]:
-    rng = np.random.default_rng([config.seed, 3])
-    return tuple(sorted(rng.choice(np.array(ids), config.attackers, replace=False).tolist()))
-
-
 @dataclass
-class _Trained:
-    """What the hospitals send in one round, in the order of their ids."""
+class _Round:
+    """What the hospitals send in one round, timed."""
 
-    federation: data.Federation
-    config: Config
-    hostile: tuple[str, ...]
+    clients: Clients
     number: int
     result: Result
 
     @property
     def weights(self) -> list[float]:
         """Records held: what honest hospitals report, and hostile ones too (they could lie upwards)."""
-        return [float(len(h.y)) for h in self.federation.hospitals]
+        return [float(len(h.y)) for h in self.clients.federation.hospitals]
 
     def honest(self, model: training.Model) -> list[training.Model]:
         with self.result.timed("training"):
-            return [self._train(model, i) for i in range(len(self.federation.hospitals))]
+            return self.clients.honest(model, self.number)
 
-    def attacked(self, model: training.Model) -> list[training.Model]:
-        """The same, with the updates of hostile hospitals forged from the honest ones."""
+    def attacked(self, model: training.Model, rule: AnyRule) -> list[training.Model]:
         with self.result.timed("training"):
-            if attacks.attack(self.config.attack).on_labels:
-                return [self._train(model, i, flip=True) for i in range(len(self.federation.hospitals))]
-            sent = {
-                h.id: self._train(model, i)
-                for i, h in enumerate(self.federation.hospitals)
-                if h.id not in self.hostile
-            }
-            honest = np.stack([training.flatten(update) for update in sent.values()])
-            forged = attacks.forge(
-                self.config.attack,
-                honest,
-                len(self.hostile),
-                strength=self.config.strength,
-                rng=np.random.default_rng([self.config.seed, 5, self.number]),
-            )
-            for client, vector in zip(self.hostile, forged, strict=True):
-                sent[client] = training.unflatten(vector, model)
-            return [sent[h.id] for h in self.federation.hospitals]
-
-    def _train(self, model: training.Model, i: int, *, flip: bool = False) -> training.Model:
-        hospital = self.federation.hospitals[i]
-        if flip and hospital.id in self.hostile:
-            wrong = attacks.flip_labels(hospital.y, len(self.federation.classes))
-            hospital = data.Hospital(hospital.id, hospital.x, wrong)
-        return training.train(model, hospital, training.Training(), [self.config.seed, 4, self.number, i])
+            return self.clients.attacked(model, self.number, rule)
 
 
-def _mean_step(model: training.Model, trained: _Trained, attacked: bool) -> training.Model:
+def _mean_step(model: training.Model, trained: _Round, attacked: bool) -> training.Model:
     """One round with the weighted mean; NaN or infinity from one client and the model is lost for good."""
     if not all(np.isfinite(value).all() for value in model.values()):
         return model
-    updates = trained.attacked(model) if attacked else trained.honest(model)
+    updates = trained.attacked(model, "mean") if attacked else trained.honest(model)
     with trained.result.timed("mean"):
         try:
             step: training.Model = aggregate.mean(updates, trained.weights)
@@ -175,16 +146,16 @@ def _mean_step(model: training.Model, trained: _Trained, attacked: bool) -> trai
 
 
 def _robust_step(
-    model: training.Model, trained: _Trained, rule: aggregate.Rule, book: ledger.Ledger
+    model: training.Model, trained: _Round, rule: aggregate.Rule, book: ledger.Ledger
 ) -> tuple[training.Model, dict[str, str]]:
     """One round with the robust rule, on the record."""
-    updates = trained.attacked(model)
+    updates = trained.attacked(model, rule)
     folder = trained.result.folder
     with Round(
         folder.namespace, number=trained.number, rule=rule, ledger=book, base=model, keep=folder.updates
     ) as r:
         for hospital, update, weight in zip(
-            trained.federation.hospitals, updates, trained.weights, strict=True
+            trained.clients.federation.hospitals, updates, trained.weights, strict=True
         ):
             r.submit(hospital.id, update, weight=weight)
         outcome = r.close()
