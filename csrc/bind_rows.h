@@ -49,4 +49,15 @@ inline const double* checked_weights(const std::optional<Array<double>>& weights
     return w;
 }
 
+// One finite coefficient per client, of any sign.
+inline const double* checked_coefficients(const Array<double>& weights, std::size_t n) {
+    if (weights.ndim() != 1 || static_cast<std::size_t>(weights.shape(0)) != n)
+        throw std::invalid_argument("combine: " + std::to_string(n) + " weights expected");
+    const double* w = weights.data();
+    for (std::size_t i = 0; i < n; ++i)
+        if (!(w[i] - w[i] == 0))
+            throw std::invalid_argument("combine: finite weights expected, got " + std::to_string(w[i]));
+    return w;
+}
+
 }  // namespace tallystick

@@ -39,6 +39,9 @@ TALLYSTICK_HD TwoSum two_sum(double a, double b) {
     return {s, (a - (s - from_b)) + (b - from_b)};
 }
 
+// An overflow as an infinity: where +infinity and -infinity met, +infinity.
+TALLYSTICK_HD double without_nan(double x) { return x == x ? x : __builtin_huge_val(); }
+
 // ---- What a call knows of its weights, computed once (aggregate.h: mean_scale). ----
 
 struct MeanScale {

@@ -163,6 +163,11 @@ def ulp(x, dtype):
     return 2.0 ** (math.frexp(x)[1] - _SHAPE[np.dtype(dtype).name][0])
 
 
+def largest(dtype):
+    """The largest finite value of dtype."""
+    return float(ml_dtypes.finfo(DTYPES[dtype]).max)
+
+
 def _fixed(x):
     """x * 2^1100, an integer."""
     numerator, denominator = float(x).as_integer_ratio()
@@ -188,11 +193,20 @@ def trimmed_mean(rows, f):
     return weighted_mean(ordered[f : len(rows) - f])
 
 
+def _fma(x, y, z):
+    if not math.isfinite(z):
+        return z
+    exact = Fraction(x) * Fraction(y) + Fraction(z)
+    try:
+        return float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
+
+
 def fma(a, b, c):
     """a * b + c, rounded once, elementwise; float32 or float64, results finite or infinite."""
     if a.dtype == np.float64:
-        exact = np.frompyfunc(lambda x, y, z: float(Fraction(x) * Fraction(y) + Fraction(z)), 3, 1)
-        return exact(a, b, c).astype(np.float64)
+        return np.frompyfunc(_fma, 3, 1)(a, b, c).astype(np.float64)
     p, c = (
         a.astype(np.float64) * b,
         c.astype(np.float64),
@@ -230,6 +244,33 @@ def distances(rows):
                 total += part
             result[i, j] = result[j, i] = total
     return result
+
+
+def combine(rows, weights):
+    """sum w_i x_i in the order of csrc/combine.h, rounded once; overflow is an infinity."""
+    high, low = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for w, x in zip(np.broadcast_to(weights, len(rows)), rows.astype(np.float64), strict=True):
+            if rows.dtype != np.float64:
+                high = fma(np.full_like(x, w), x, high)
+                continue
+            p = w * x
+            lost = fma(np.full_like(x, w), x, -p)
+            s = high + p
+            part = s - high
+            low += (high - (s - part)) + (p - part) + lost
+            high = s
+        result = np.where(np.isnan(high + low), high, high + low)
+        result = np.where(np.isnan(result), np.inf, result) + 0.0
+        result = _to_odd_float(result) if rows.dtype.itemsize == 2 else result
+        return result.astype(rows.dtype) + rows.dtype.type(0)
+
+
+def _to_odd_float(x):
+    """float64 to float32, last bit set where anything is cut off: rounding that again is rounding x."""
+    near = x.astype(np.float32)
+    cut = near.view(np.uint32) - (np.abs(near.astype(np.float64)) > np.abs(x)).astype(np.uint32)
+    return (cut | (near.astype(np.float64) != x)).view(np.float32)
 
 
 def edge_rows(n, d, dtype, seed=0):
