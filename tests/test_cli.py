@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-COMMANDS = ["demo", "aggregate", "verify", "prove", "log", "info"]
+COMMANDS = ["demo", "aggregate", "verify", "prove", "log", "info", "bench", "bench robustness"]
 
 
 def tallystick(*arguments, **environment):
@@ -164,7 +164,7 @@ def test_an_old_output_survives_a_failed_run(updates, tmp_path):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command):
-    run = tallystick(command, "--help")
+    run = tallystick(*command.split(), "--help")
     assert run.returncode == 0
     assert f"Example: tallystick {command}" in " ".join(run.stdout.split())
 

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from . import __version__
+from .bench.command import bench
 from .demo.command import demo
 from .errors import ArgumentError, TallystickError
 from .ledger.base import Head
@@ -249,6 +250,7 @@ def info(as_json: Json = False) -> None:
 
 
 app.command(epilog="Example: tallystick demo --data digits --attack alie --rounds 10")(demo)
+app.add_typer(bench, name="bench", epilog="Example: tallystick bench robustness --picture robustness.png")
 
 
 # ---- parts -----------------------------------------------------------------------------------------------

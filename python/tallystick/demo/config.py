@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from tallystick.errors import ArgumentError, RuleError
 
 from . import attacks, data
 
-__all__ = ["Config", "check"]
+__all__ = ["Config", "check", "complete"]
 
 MOST_ROUNDS = 1000
 
@@ -56,16 +57,19 @@ def check(config: Config) -> aggregate.Rule:
 
 
 def _rule(config: Config) -> aggregate.Rule:
-    """The rule; a bare name gets f = attackers if it takes an f. Tried on as many clients as there are."""
-    text = config.rule
-    try:
-        rule = aggregate.rule(text)
-    except RuleError:
-        if "(" in text:
-            raise
-        rule = aggregate.rule(f"{text}(f={config.attackers})")
-    else:
-        if "(" not in text and "f" in rule.parameters:
-            rule = aggregate.rule(f"{text}(f={config.attackers})")
+    """The rule, tried on as many clients as there are."""
+    rule = complete(config.rule, config.attackers)
     rule(np.zeros((config.hospitals, 1), np.float32))
     return rule
+
+
+def complete(text: str, f: int) -> aggregate.Rule:
+    """The rule of `text`, where every stage written without parameters gets f=... if it takes an f."""
+    stages = [stage.strip() for stage in text.split("|")]
+    choices = [(stage,) if "(" in stage else (f"{stage}(f={f})", stage) for stage in stages]
+    for chosen in itertools.product(*choices):
+        try:
+            return aggregate.rule(" | ".join(chosen))
+        except RuleError:
+            continue
+    return aggregate.rule(text)  # says what is wrong with it

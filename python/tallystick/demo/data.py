@@ -11,6 +11,7 @@ than SMALLEST records is drawn again.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,29 +52,50 @@ class Federation:
     hospitals: tuple[Hospital, ...]
     test_x: Floats
     test_y: Labels
+    server: Hospital | None = None  # records that the server trains on itself, where a rule wants that
 
     @property
     def features(self) -> int:
         return int(self.test_x.shape[1])
 
 
-def load(name: str = "breast_cancer", hospitals: int = 10, seed: int = 0) -> Federation:
+def load(
+    name: str = "breast_cancer",
+    hospitals: int = 10,
+    seed: int = 0,
+    *,
+    skew: float = SKEW,
+    uneven: float = UNEVEN,
+    server: int = 0,
+) -> Federation:
     """The data set `name`, split over `hospitals` clients. One seed gives one split.
 
+    skew: Dirichlet parameter of the shares that each class is cut into; math.inf: alike for all (IID).
+    uneven: standard deviation of the logarithm of a hospital's size. server: training records, drawn at
+    random, that go to the server and to no hospital.
     Features are shifted and scaled by mean and standard deviation of the training part; hospitals would get
     these by adding up counts, sums and sums of squares once, before the first round. Raises MissingExtraError
     without scikit-learn, ArgumentError for a name or a number that is not allowed.
     """
+    if not skew > 0 or not 0 <= uneven < math.inf:
+        raise ArgumentError(f"skew > 0 and uneven >= 0 expected, got {skew} and {uneven}")
     x, y, classes = _read(name)
     rng = np.random.default_rng([seed, 1])
     train, test = _hold_out(y, rng)
     mean, std = x[train].mean(axis=0), x[train].std(axis=0)
     scaled = (x - mean) / np.where(std > 0, std, 1.0)  # a pixel that is always blank stays 0
-    parts = _split(y[train], hospitals, rng)
+    kept = np.array([], np.int64)
+    if server:
+        if not 1 <= server < len(train):
+            raise ArgumentError(f"{server} records for the server: 0 to {len(train) - 1}")
+        kept = np.sort(rng.choice(train, server, replace=False))
+        train = np.setdiff1d(train, kept)
+    parts = _split(y[train], hospitals, rng, skew, uneven)
     clients = tuple(
         Hospital(f"hospital-{i:02d}", scaled[train[part]], y[train[part]]) for i, part in enumerate(parts, 1)
     )
-    return Federation(name, classes, clients, scaled[test], y[test])
+    own = Hospital("server", scaled[kept], y[kept]) if server else None
+    return Federation(name, classes, clients, scaled[test], y[test], own)
 
 
 def _read(name: str) -> tuple[Floats, Labels, tuple[str, ...]]:
@@ -103,17 +125,19 @@ def _hold_out(y: Labels, rng: np.random.Generator) -> tuple[Labels, Labels]:
     return np.setdiff1d(np.arange(len(y)), test), test
 
 
-def _split(y: Labels, hospitals: int, rng: np.random.Generator) -> list[Labels]:
+def _split(y: Labels, hospitals: int, rng: np.random.Generator, skew: float, uneven: float) -> list[Labels]:
     """For every hospital the sorted indices of its records: a partition of all of y."""
     most = len(y) // ON_AVERAGE
     if not 2 <= hospitals <= most:
         raise ArgumentError(f"{hospitals} hospitals: this data set is split over 2 to {most}")
     for _ in range(DRAWS):
-        size = np.exp(UNEVEN * rng.standard_normal(hospitals))
+        size = np.exp(uneven * rng.standard_normal(hospitals))
         parts: list[list[Labels]] = [[] for _ in range(hospitals)]
         for c in range(int(y.max()) + 1):
             of_class = rng.permutation(np.flatnonzero(y == c))
-            share = size * rng.gamma(SKEW, size=hospitals)  # normalised below: Dirichlet, tilted by size
+            share = size.copy()
+            if skew < math.inf:
+                share *= rng.gamma(skew, size=hospitals)  # normalised below: Dirichlet, tilted by size
             ends = np.rint(np.cumsum(share / share.sum()) * len(of_class)).astype(int)[:-1]
             for part, piece in zip(parts, np.split(of_class, ends), strict=True):
                 part.append(piece)
