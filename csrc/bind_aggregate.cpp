@@ -1,7 +1,5 @@
 #include <pybind11/stl.h>
 
-#include <stdexcept>  // for invalid_argument
-
 #include "aggregate.h"
 #include "bind.h"
 #include "bind_rows.h"
@@ -13,14 +11,6 @@ namespace {
 
 using namespace tallystick;
 using Release = py::call_guard<py::gil_scoped_release>;
-
-double* matrix(Array<double>& m, std::size_t n, const char* name) {
-    if (m.ndim() != 2 || static_cast<std::size_t>(m.shape(0)) != n ||
-        static_cast<std::size_t>(m.shape(1)) != n)
-        throw std::invalid_argument(std::string("distances: ") + name + ": shape (" + std::to_string(n) +
-                                    ", " + std::to_string(n) + ") expected");
-    return m.mutable_data();
-}
 
 Clients py_mean(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
                 const std::string& dtype, const std::optional<Array<double>>& weights, std::uintptr_t out) {
@@ -55,15 +45,16 @@ Clients py_nonfinite(const Array<std::uint64_t>& pointers, const Array<std::int6
 Clients py_distances(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
                      const std::string& dtype, std::size_t column, Array<double> part, Array<double> total) {
     const Rows rows = make_rows(pointers, bounds, dtype);
-    double* p = matrix(part, rows.n, "part");
-    double* t = matrix(total, rows.n, "total");
+    double* p = square_matrix(part, rows.n, "distances: part");
+    double* t = square_matrix(total, rows.n, "distances: total");
     const py::gil_scoped_release release;
     return distances(rows, column, p, t);
 }
 
 void py_distances_finish(Array<double> part, Array<double> total) {
     const auto n = static_cast<std::size_t>(part.ndim() == 2 ? part.shape(0) : 0);
-    distances_finish(n, matrix(part, n, "part"), matrix(total, n, "total"));
+    distances_finish(n, square_matrix(part, n, "distances: part"),
+                     square_matrix(total, n, "distances: total"));
 }
 
 }  // namespace

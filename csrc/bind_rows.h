@@ -49,6 +49,15 @@ inline const double* checked_weights(const std::optional<Array<double>>& weights
     return w;
 }
 
+// The values of an n x n matrix that the callee writes.
+inline double* square_matrix(Array<double>& m, std::size_t n, const char* name) {
+    if (m.ndim() != 2 || static_cast<std::size_t>(m.shape(0)) != n ||
+        static_cast<std::size_t>(m.shape(1)) != n)
+        throw std::invalid_argument(std::string(name) + ": shape (" + std::to_string(n) + ", " +
+                                    std::to_string(n) + ") expected");
+    return m.mutable_data();
+}
+
 // One finite coefficient per client, of any sign.
 inline const double* checked_coefficients(const Array<double>& weights, std::size_t n) {
     if (weights.ndim() != 1 || static_cast<std::size_t>(weights.shape(0)) != n)

@@ -3,6 +3,8 @@
 
 #include "aggregate.cuh"
 #include "bind_rows.h"
+#include "combine.cuh"
+#include "distances.cuh"
 
 namespace py = pybind11;
 
@@ -42,6 +44,25 @@ Clients py_nonfinite(const Array<std::uint64_t>& pointers, const Array<std::int6
     return cuda::nonfinite(rows, stream);
 }
 
+Clients py_combine(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                   const std::string& dtype, const Array<double>& weights, std::uintptr_t out,
+                   Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    const double* w = checked_coefficients(weights, rows.n);
+    const py::gil_scoped_release release;
+    return cuda::combine(rows, w, address(out), stream);
+}
+
+Clients py_distances(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                     const std::string& dtype, std::size_t column, Array<double> part, Array<double> total,
+                     Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    double* p = square_matrix(part, rows.n, "distances: part");
+    double* t = square_matrix(total, rows.n, "distances: total");
+    const py::gil_scoped_release release;
+    return cuda::distances(rows, column, p, t, stream);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
@@ -57,5 +78,8 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
     m.def("mean", &py_mean, pointers, bounds, dtype, py::arg("weights").noconvert().none(true), out, stream);
     m.def("median", &py_median, pointers, bounds, dtype, py::arg("kind"), out, stream);
     m.def("trimmed_mean", &py_trimmed_mean, pointers, bounds, dtype, py::arg("f"), out, stream);
+    m.def("combine", &py_combine, pointers, bounds, dtype, py::arg("weights").noconvert(), out, stream);
+    m.def("distances", &py_distances, pointers, bounds, dtype, py::arg("column"), py::arg("part").noconvert(),
+          py::arg("total").noconvert(), stream);
     m.def("nonfinite", &py_nonfinite, pointers, bounds, dtype, stream);
 }

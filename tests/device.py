@@ -103,3 +103,21 @@ class Rows:
         out = np.zeros(d, self.rows.dtype)
         bad = getattr(_core, name)(pointers, bounds, self.dtype, *arguments, out.ctypes.data)
         return out, bad
+
+    def distances_on_device(self, column=0):
+        from tallystick import _core, _cuda
+
+        part, total = np.zeros((2, len(self.rows), len(self.rows)))
+        bad = _cuda.distances(self.pointers, self.bounds, self.dtype, column, part, total, 0)
+        _core.distances_finish(part, total)
+        return total, bad
+
+    def distances_on_cpu(self):
+        from tallystick import _core
+
+        part, total = np.zeros((2, len(self.rows), len(self.rows)))
+        pointers = np.array([[row.ctypes.data] for row in self.rows], np.uint64)
+        bounds = np.array([0, self.rows.shape[1]], np.int64)
+        bad = _core.distances(pointers, bounds, self.dtype, 0, part, total)
+        _core.distances_finish(part, total)
+        return total, bad

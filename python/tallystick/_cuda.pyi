@@ -32,3 +32,22 @@ def trimmed_mean(
 def nonfinite(
     pointers: npt.NDArray[np.uint64], bounds: npt.NDArray[np.int64], dtype: str, stream: int
 ) -> list[int]: ...
+def combine(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    weights: npt.NDArray[np.float64],
+    out: int,
+    stream: int,
+) -> list[int]: ...
+
+# part and total are host memory; after the last chunk: _core.distances_finish
+def distances(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    column: int,
+    part: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64],
+    stream: int,
+) -> list[int]: ...

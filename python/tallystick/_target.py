@@ -34,6 +34,12 @@ class Cpu:
     def trimmed_mean(self, rows: Rows, f: int, out: int) -> list[int]:
         return _core.trimmed_mean(rows.pointers, rows.bounds, rows.dtype, f, out)
 
+    def combine(self, rows: Rows, weights: Any, out: int) -> list[int]:
+        return _core.combine(rows.pointers, rows.bounds, rows.dtype, weights, out)
+
+    def distances(self, rows: Rows, part: Any, total: Any) -> list[int]:
+        return _core.distances(rows.pointers, rows.bounds, rows.dtype, rows.column, part, total)
+
 
 class Cuda:
     """The same kernels of _cuda, on the legacy default stream (which orders itself after the
@@ -62,6 +68,12 @@ class Cuda:
 
     def trimmed_mean(self, rows: Rows, f: int, out: int) -> list[int]:
         return self._call("trimmed_mean", rows, f, out)
+
+    def combine(self, rows: Rows, weights: Any, out: int) -> list[int]:
+        return self._call("combine", rows, weights, out)
+
+    def distances(self, rows: Rows, part: Any, total: Any) -> list[int]:
+        return self._call("distances", rows, rows.column, part, total)
 
 
 def kernels_for(batch: Batch) -> Cpu | Cuda:

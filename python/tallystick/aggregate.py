@@ -23,7 +23,7 @@ import numpy as np
 from . import _core, _rule_text
 from ._columns import Batch, Rows
 from ._target import Target, kernels_for
-from .errors import ArgumentError, DeviceError, NonFiniteError, RuleError
+from .errors import ArgumentError, NonFiniteError, RuleError
 
 if TYPE_CHECKING:
     from ._incremental import Accumulator
@@ -420,16 +420,12 @@ def _selected_mean(updates: Any, name: str, parameters: Parameters, out: Any, ex
 def _distances(
     batch: Batch, clients: Sequence[int]
 ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[int]]:
-    if batch.device != "cpu":
-        raise DeviceError(
-            f"distances between updates on {batch.device}: arrays on the CPU expected in this version"
-        )
-    n = len(clients)
+    n, kernels = len(clients), kernels_for(batch)
     part, total = np.zeros((n, n)), np.zeros((n, n))
     bad: set[int] = set()
     for index in range(len(batch.schema.segments)):
         for rows in batch.chunks(index, clients):
-            found = _core.distances(rows.pointers, rows.bounds, rows.dtype, rows.column, part, total)
+            found = kernels.distances(rows, part, total)
             bad.update(clients[i] for i in found)
         _core.distances_finish(part, total)
     return total, sorted(bad)
