@@ -7,6 +7,7 @@ namespace tallystick {
 void bind_cpu(pybind11::module_& m);
 void bind_aggregate(pybind11::module_& m);
 void bind_combine(pybind11::module_& m);
+void bind_decisions(pybind11::module_& m);
 void bind_merkle(pybind11::module_& m);
 void bind_running_mean(pybind11::module_& m);
 

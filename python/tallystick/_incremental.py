@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,11 @@ class Accumulator(ABC):
 class Kept(Accumulator):
     """Keeps the updates, or copies them to files in `spool`, and runs the rule over them at the end."""
 
-    def __init__(self, rule: Rule, schema: Schema | None, spool: str | Path | None) -> None:
+    def __init__(
+        self, rule: Rule, schema: Schema | None, spool: str | Path | None, inputs: Mapping[str, Any]
+    ) -> None:
         super().__init__(rule, schema)
+        self.inputs = inputs
         self.spool = None if spool is None else Path(spool)
         if self.spool is not None and not self.spool.is_dir():
             raise ArgumentError(f"spool: an existing folder expected, got {self.spool}")
@@ -93,7 +97,7 @@ class Kept(Accumulator):
         batch = Batch.of([self._kept[c] for c in clients])
         batch.template = self._template
         weights = checked_weights([self._weights[c] for c in clients], len(clients))
-        return self.rule.run(batch, weights, list[Client](clients))
+        return self.rule.run(batch, weights, list[Client](clients), inputs=self.inputs)
 
 
 class RunningMean(Accumulator):

@@ -1,35 +1,41 @@
-"""The text of a rule: `name(key=value, ...)`, read strictly and written in one canonical way.
+"""The text of a rule: `stage | stage | rule`, each `name(key=value, ...)`, read strictly and written in one
+canonical way.
 
-Grammar: name [ "(" key "=" value { "," key "=" value } ")" ]; blanks between tokens are ignored; a
-value is a whole number, a word such as n-f-2, or either of them in quotes. What parse() returns for a
-text, write() turns into the canonical text with every parameter, which is what a record holds.
+Grammar of a stage: name [ "(" key "=" value { "," key "=" value } ")" ]; blanks between tokens are ignored; a
+value is a whole number, a real number, a word such as n-f-2, or one of them in quotes. What parse() returns
+for a text, write() turns into the canonical text with every parameter, which is what a record holds. Reals
+are written with the fewest digits that give them back.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .errors import RuleError
 
 __all__ = ["Value", "parse", "write"]
 
-Value = int | str
+Value = int | float | str
 
 _NAME = re.compile(r"\s*([a-z][a-z0-9_]*)\s*")
 _PAIR = re.compile(r"\s*([a-z][a-z0-9_]*)\s*=\s*(?:\"([^\"(),=|]*)\"|'([^'(),=|]*)'|([^\s\"'(),=|]+))\s*")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}\Z")
-_LONGEST = 4096
+_REAL = re.compile(r"[+-]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][+-]?[0-9]{1,3})?\Z")
+_LONGEST, _MOST_STAGES = 4096, 16
 
 
-def parse(text: str) -> tuple[str, dict[str, Value]]:
-    """Name and parameters of a rule text; RuleError says where it stops being one."""
+def parse(text: str) -> list[tuple[str, dict[str, Value]]]:
+    """Name and parameters of every stage of a rule text; RuleError says where it stops being one."""
     if not isinstance(text, str) or len(text) > _LONGEST:
         raise RuleError(f"a rule text of at most {_LONGEST} characters expected, got {text!r:.80}")
-    if "|" in text:
-        raise RuleError(
-            f"rule {text!r}: pre-aggregators (a | b) are not part of this version; one rule expected"
-        )
+    parts = text.split("|")
+    if len(parts) > _MOST_STAGES:
+        raise RuleError(f"rule {text!r:.80}: at most {_MOST_STAGES} stages expected, got {len(parts)}")
+    return [_stage(part) for part in parts]
+
+
+def _stage(text: str) -> tuple[str, dict[str, Value]]:
     name = _NAME.match(text)
     if not name:
         raise RuleError(f"rule {text!r}: a name in small letters expected, such as trimmed_mean(f=2)")
@@ -46,13 +52,25 @@ def parse(text: str) -> tuple[str, dict[str, Value]]:
             raise RuleError(f"rule {text!r}: key=value expected, got {part.strip()!r}")
         if pair[1] in parameters:
             raise RuleError(f"rule {text!r}: {pair[1]} is given twice")
-        value = next(group for group in pair.groups()[1:] if group is not None)
-        parameters[pair[1]] = int(value) if _WHOLE.match(value) else value
+        parameters[pair[1]] = _value(next(group for group in pair.groups()[1:] if group is not None))
     return name[1], parameters
 
 
-def write(name: str, parameters: Mapping[str, Value]) -> str:
-    """Canonical text: parameters in the order given, no blanks beyond one after each comma."""
-    if not parameters:
-        return name
-    return f"{name}({', '.join(f'{key}={value}' for key, value in parameters.items())})"
+def _value(word: str) -> Value:
+    if _WHOLE.match(word):
+        return int(word)
+    return float(word) if _REAL.match(word) else word
+
+
+def write(stages: Iterable[tuple[str, Mapping[str, Value]]]) -> str:
+    """Canonical text: parameters in the order given, no blanks beyond one after each comma and beside |."""
+    return " | ".join(
+        f"{name}({', '.join(f'{key}={_shown(value)}' for key, value in parameters.items())})"
+        if parameters
+        else name
+        for name, parameters in stages
+    )
+
+
+def _shown(value: Value) -> str:
+    return repr(value) if isinstance(value, float) else str(value)

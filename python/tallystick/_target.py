@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, arrays
+from . import _core, _standin, arrays
 from ._columns import Batch, Rows
 from .arrays import numpy_dtype
 from .errors import ArgumentError, DeviceError
-from .update import Tensor, Update
+from .update import Tensor, Update, open_update
 
-__all__ = ["Target", "kernels_for"]
+__all__ = ["Target", "kernels_for", "like"]
 
 _NOT_ARRAYS = (str, Path, bytes, Update)
 
@@ -39,6 +39,18 @@ class Cpu:
 
     def distances(self, rows: Rows, part: Any, total: Any) -> list[int]:
         return _core.distances(rows.pointers, rows.bounds, rows.dtype, rows.column, part, total)
+
+    def meamed(self, rows: Rows, f: int, out: int) -> list[int]:
+        return _standin.run(rows, out, lambda x: _standin.meamed(x, f))
+
+    def phocas(self, rows: Rows, f: int, out: int) -> list[int]:
+        return _standin.run(rows, out, lambda x: _standin.phocas(x, f))
+
+    def majority(self, rows: Rows, out: int) -> list[int]:
+        return _standin.run(rows, out, _standin.majority)
+
+    def mixed(self, rows: Rows, matrix: Any, rule: str, argument: Any, out: int) -> list[int]:
+        return _standin.run(rows, out, lambda x: _standin.mixed(x, matrix, rule, argument))
 
 
 class Cuda:
@@ -75,6 +87,18 @@ class Cuda:
     def distances(self, rows: Rows, part: Any, total: Any) -> list[int]:
         return self._call("distances", rows, rows.column, part, total)
 
+    def meamed(self, rows: Rows, f: int, out: int) -> list[int]:
+        return self._call("meamed", rows, f, out)
+
+    def phocas(self, rows: Rows, f: int, out: int) -> list[int]:
+        return self._call("phocas", rows, f, out)
+
+    def majority(self, rows: Rows, out: int) -> list[int]:
+        return self._call("majority", rows, out)
+
+    def mixed(self, rows: Rows, matrix: Any, rule: str, argument: Any, out: int) -> list[int]:
+        return self._call("mixed", rows, matrix, rule, argument, out)
+
 
 def kernels_for(batch: Batch) -> Cpu | Cuda:
     return Cpu() if batch.device == "cpu" else Cuda()
@@ -104,11 +128,19 @@ class Target:
             return np.empty(size, numpy_dtype(dtype))
         return _device_empty(_first_array(self.batch.template), size, dtype)
 
-    def fill(self, clients: Sequence[int], kernel: Callable[[Rows, int], list[int]]) -> list[int]:
-        """Runs a column kernel over all segments; indices into the batch of clients found not finite."""
+    def fill(
+        self,
+        clients: Sequence[int],
+        kernel: Callable[[Rows, int], list[int]],
+        batch: Batch | None = None,
+    ) -> list[int]:
+        """Runs a column kernel over all segments; indices of clients found not finite.
+
+        batch: where the clients are, if there are more than in the target's own.
+        """
         bad: set[int] = set()
         for index, flat in enumerate(self.flat):
-            for rows in self.batch.chunks(index, clients):
+            for rows in (batch or self.batch).chunks(index, clients):
                 at = flat.address + rows.column * numpy_dtype(rows.dtype).itemsize
                 bad.update(clients[i] for i in kernel(rows, at))
         return sorted(bad)
@@ -156,6 +188,24 @@ class Target:
                 )
             if view.device != self.batch.device:
                 raise DeviceError(f"out is on {view.device}, the updates are on {self.batch.device}")
+
+
+def like(batch: Batch, values: Callable[[int], Any] | None = None) -> Update:
+    """An update that fits those of a batch, beside them: zeros, or values(size) for one tensor after another.
+
+    Zeros on the CPU take no memory: pages that are only read are never made.
+    """
+    named: dict[str, Any] = {}
+    for segment in batch.schema.segments:
+        for tensor in segment.tensors:
+            dtype, size = numpy_dtype(tensor.dtype), _count_of(tensor)
+            flat = np.zeros(size, dtype) if values is None else values(size).astype(dtype)
+            named[tensor.name] = flat.reshape(tensor.shape)
+            if batch.device != "cpu":
+                beside = _device_empty(_first_array(batch.template), size, tensor.dtype)
+                _copy(beside, flat)
+                named[tensor.name] = beside.reshape(tensor.shape)
+    return open_update(named)
 
 
 def _count_of(tensor: Tensor) -> int:

@@ -9,19 +9,26 @@ Sums over clients are correctly rounded: the exact real result, rounded once to 
 client order, threads, CPU level, chunking and device cannot change a bit. NaN and infinity are
 refused: functions raise NonFiniteError with the clients, rules drop such clients, report them and
 count them against f.
+
+Rules that compare whole updates look at squared distances (distances.h) and decide in float64 in a fixed
+order. Ties go to the lowest index. An update so far away that its distance is infinite ranks last or gets
+weight 0. f counts hostile clients; every rule's bound on n is checked before it runs. Weights that clients
+report never scale a robust rule unless its text says weights=use (functions: unless weights= is given).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _core, _rule_text
+from . import _core, _engine, _rule_text
 from ._columns import Batch, Rows
+from ._rule_types import Floats, Parameters, Spec
 from ._target import Target, kernels_for
 from .errors import ArgumentError, NonFiniteError, RuleError
 
@@ -32,17 +39,37 @@ if TYPE_CHECKING:
 __all__ = [
     "Outcome",
     "Rule",
+    "arc",
+    "bucketing",
+    "bulyan",
+    "caf",
+    "centered_clipping",
+    "cge",
+    "clipping",
     "distances",
+    "dnc",
+    "flame",
+    "fltrust",
+    "foolsgold",
+    "geometric_median",
+    "gram",
     "krum",
+    "majority",
+    "mda",
+    "meamed",
     "mean",
     "median",
+    "monna",
     "multi_krum",
+    "nnm",
+    "norm_clipping",
+    "phocas",
     "rule",
+    "smea",
     "trimmed_mean",
 ]
 
 Client = str | int
-Parameters = dict[str, _rule_text.Value]
 
 WEIGHT_LIMIT = 2.0**500  # weights lie in [1 / limit, limit], so that no product leaves float64
 
@@ -53,9 +80,10 @@ class Outcome:
 
     value: the aggregate, as the caller's kind of array (dict of arrays for named tensors and files).
     selected: clients whose values entered; rejected: the others, each with the reason.
-    scores: Krum scores (sums of squared distances), empty for rules without; weights: effective
-    weights (sum 1) where the result is a weighted sum of whole updates, else empty. Keys are client
-    ids, or indices where no ids were given.
+    scores: what the rule judged clients by (see its function), empty for rules without; weights: effective
+    weights where the result is a weighted sum of whole updates (sum 1, less where a rule clips), else
+    empty. Keys are client ids, or indices where no ids were given.
+    state: what a rule with a state (centered_clipping) takes in the next round.
     """
 
     value: Any
@@ -64,6 +92,7 @@ class Outcome:
     rejected: dict[Client, str]
     scores: dict[Client, float]
     weights: dict[Client, float]
+    state: Any = None
     model: Any = None
     record: Any = None
     receipt: Any = None
@@ -102,9 +131,9 @@ def median(updates: Any, *, kind: str = "mid", out: Any = None, exclude: Sequenc
     "lower"; "upper".
     out, errors: as in mean(). Reference: Yin et al., ICML 2018.
     """
-    kind = _choice("median", "kind", kind, ("mid", "lower", "upper"))
     batch = Batch(updates, exclude=exclude)
-    return _plain(batch, out, lambda rows, at: kernels_for(batch).median(rows, kind, at))
+    checked = _checked("median", {"kind": kind}, len(batch))
+    return _plain(batch, out, lambda rows, at: kernels_for(batch).median(rows, str(checked["kind"]), at))
 
 
 def trimmed_mean(updates: Any, f: int, *, out: Any = None, exclude: Sequence[str] = ()) -> Any:
@@ -114,9 +143,8 @@ def trimmed_mean(updates: Any, f: int, *, out: Any = None, exclude: Sequence[str
     out, errors: as in mean(). Reference: Yin et al., ICML 2018 (their beta is f / n).
     """
     batch = Batch(updates, exclude=exclude)
-    f = _count("trimmed_mean", "f", f)
-    _check_trimmed(len(batch), {"f": f})
-    return _plain(batch, out, lambda rows, at: kernels_for(batch).trimmed_mean(rows, f, at))
+    checked = _checked("trimmed_mean", {"f": f}, len(batch))
+    return _plain(batch, out, lambda rows, at: kernels_for(batch).trimmed_mean(rows, int(checked["f"]), at))
 
 
 def distances(updates: Any, *, exclude: Sequence[str] = ()) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -127,11 +155,47 @@ def distances(updates: Any, *, exclude: Sequence[str] = ()) -> np.ndarray[Any, n
     values, which one far update would ruin. A sum beyond float32 is +Inf.
     Raises NonFiniteError with the indices of clients that hold NaN or infinity.
     """
-    batch = Batch(updates, exclude=exclude)
-    table, bad = _distances(batch, range(len(batch)))
+    sources = _engine.Sources(Batch(updates, exclude=exclude), frozenset(), {}, "distances")
+    table, bad = _engine.measure(sources, range(sources.n))
     if bad:
         raise NonFiniteError(bad)
     return table
+
+
+def gram(updates: Any, *, exclude: Sequence[str] = ()) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Inner products of all updates less the medoid: (n, n) float64, from distances().
+
+    The medoid is the update with the least sum of squared distances. Rows infinitely far from it are 0, and
+    so are pairs whose lengths differ by more than 2^20: their angle is lost in the distances' rounding.
+    Raises NonFiniteError as distances() does.
+    """
+    table = distances(updates, exclude=exclude)
+    return _core.gram(table, _core.medoid(table))[0]
+
+
+def meamed(updates: Any, f: int, *, out: Any = None, exclude: Sequence[str] = ()) -> Any:
+    """Mean, per parameter, of the n - f values nearest to the median; correctly rounded. Takes no weights.
+
+    n >= 2 f + 1, else RuleError. Equally near: the smaller value. Reference: Xie, Koyejo, Gupta, 2018,
+    "Generalized Byzantine-tolerant SGD" (mean around median).
+    """
+    return _run("meamed", {"f": f}, updates, None, out, exclude)
+
+
+def phocas(updates: Any, f: int, *, out: Any = None, exclude: Sequence[str] = ()) -> Any:
+    """Mean, per parameter, of the n - f values nearest to the f-trimmed mean. Takes no weights.
+
+    n >= 2 f + 1, else RuleError. Reference: Xie, Koyejo, Gupta, 2018, "Phocas".
+    """
+    return _run("phocas", {"f": f}, updates, None, out, exclude)
+
+
+def majority(updates: Any, *, out: Any = None, exclude: Sequence[str] = ()) -> Any:
+    """Sign, per parameter, of the positive less the negative values: -1, 0 or 1. Takes no weights.
+
+    Reference: Bernstein et al., ICLR 2019 (signSGD with majority vote).
+    """
+    return _run("majority", {}, updates, None, out, exclude)
 
 
 def krum(
@@ -140,9 +204,9 @@ def krum(
     """The update with the lowest Krum score: the sum of its squared distances to its nearest n-f-2 others.
 
     f: number of hostile clients tolerated, n >= 2 f + 3, else RuleError. neighbors: "n-f-2" (the
-    paper) or "n-f-1" (ByzFL). Ties go to the lowest index. Reference: Blanchard et al., NeurIPS 2017.
+    paper) or "n-f-1" (ByzFL). Takes no weights. Reference: Blanchard et al., NeurIPS 2017.
     """
-    return _selected_mean(updates, "krum", {"f": f, "neighbors": neighbors}, out, exclude)
+    return _run("krum", {"f": f, "neighbors": neighbors}, updates, None, out, exclude)
 
 
 def multi_krum(
@@ -150,50 +214,244 @@ def multi_krum(
     f: int,
     m: int | None = None,
     *,
+    weights: Any = None,
     neighbors: str = "n-f-2",
     out: Any = None,
     exclude: Sequence[str] = (),
 ) -> Any:
-    """Unweighted mean of the m updates with the lowest Krum scores; m = n - f unless given, 1 <= m <= n - f.
+    """Mean of the m updates with the lowest Krum scores; m = n - f unless given, 1 <= m <= n - f.
 
     Other parameters, ties and errors as in krum(). Reference: Blanchard et al., NeurIPS 2017.
     """
     parameters: Parameters = {"f": f, "m": "n-f" if m is None else m, "neighbors": neighbors}
-    return _selected_mean(updates, "multi_krum", parameters, out, exclude)
+    return _run("multi_krum", parameters, updates, weights, out, exclude)
+
+
+def bulyan(
+    updates: Any,
+    f: int,
+    *,
+    variant: str = "iterative",
+    neighbors: str = "n-f-2",
+    out: Any = None,
+    exclude: Sequence[str] = (),
+) -> Any:
+    """Per parameter, the mean of the n - 4 f values nearest to the median of n - 2 f selected updates.
+
+    variant: "iterative" selects one update after another by Krum among those left (the paper; then at least
+    one neighbour counts), "oneshot" the n - 2 f lowest Krum scores at once (Flower's Message API).
+    n >= 4 f + 3, else RuleError. Takes no weights. Reference: El Mhamdi et al., ICML 2018.
+    """
+    parameters: Parameters = {"f": f, "variant": variant, "neighbors": neighbors}
+    return _run("bulyan", parameters, updates, None, out, exclude)
+
+
+def mda(updates: Any, f: int, *, weights: Any = None, out: Any = None, exclude: Sequence[str] = ()) -> Any:
+    """Mean of the n - f updates of least diameter (greatest distance between two of them), found exactly.
+
+    n >= 2 f + 1, f <= 32, n <= 1024, else RuleError; also where the search takes too many steps. Equal
+    diameters: the first subset in lexicographic order. Reference: El Mhamdi et al., PODC 2021.
+    """
+    return _run("mda", {"f": f}, updates, weights, out, exclude)
+
+
+def monna(
+    updates: Any,
+    f: int,
+    *,
+    pivot: int = 0,
+    weights: Any = None,
+    out: Any = None,
+    exclude: Sequence[str] = (),
+) -> Any:
+    """Mean of the n - f updates nearest to that of client `pivot` (an index), itself one of them.
+
+    n >= 2 f + 1, else RuleError, also if the pivot's update is not finite: it must be a client that is
+    trusted. Reference: Farhadkhani et al., ICML 2023.
+    """
+    return _run("monna", {"f": f, "pivot": pivot}, updates, weights, out, exclude)
+
+
+def cge(updates: Any, f: int, *, weights: Any = None, out: Any = None, exclude: Sequence[str] = ()) -> Any:
+    """Mean of the n - f updates of least norm (the paper takes their sum).
+
+    n >= 2 f + 1, else RuleError. scores: norms. Reference: Gupta, Liu, Vaidya, DSN-W 2021.
+    """
+    return _run("cge", {"f": f}, updates, weights, out, exclude)
+
+
+def caf(updates: Any, f: int, *, out: Any = None, exclude: Sequence[str] = ()) -> Any:
+    """Weighted mean after down-weighting updates along the top direction of their covariance, repeatedly.
+
+    The weights of the least top eigenvalue met while their sum is above n - 2 f (of n) are taken; an exact
+    eigenvector, no random start. n >= 2 f + 1, else RuleError. scores: weights. Takes no weights.
+    Reference: Allouah, Guerraoui, Stephan, ICML 2025.
+    """
+    return _run("caf", {"f": f}, updates, None, out, exclude)
+
+
+def smea(updates: Any, f: int, *, weights: Any = None, out: Any = None, exclude: Sequence[str] = ()) -> Any:
+    """Mean of the n - f updates whose covariance has the least top eigenvalue, found exactly.
+
+    n >= 2 f + 1 and at most 1,000,000 subsets, else RuleError. Equal eigenvalues: the first subset in
+    lexicographic order. Reference: Allouah et al., ICML 2023.
+    """
+    return _run("smea", {"f": f}, updates, weights, out, exclude)
+
+
+def dnc(
+    updates: Any,
+    f: int,
+    *,
+    iterations: int = 5,
+    filter: float = 1.0,
+    columns: int = 10_000,
+    seed: int = 0,
+    weights: Any = None,
+    out: Any = None,
+    exclude: Sequence[str] = (),
+) -> Any:
+    """Mean of the updates that are never among the floor(filter f) farthest along the top direction.
+
+    Every iteration draws other columns (all of them where there are no more than `columns`), by the seed.
+    n >= 2 f + 1, else RuleError, also if nobody is left. Reference: Shejwalkar, Houmansadr, NDSS 2021.
+    """
+    parameters: Parameters = {
+        "f": f,
+        "iterations": iterations,
+        "filter": filter,
+        "columns": columns,
+        "seed": seed,
+    }
+    return _run("dnc", parameters, updates, weights, out, exclude)
+
+
+def geometric_median(
+    updates: Any,
+    weights: Any = None,
+    *,
+    nu: float = 1e-6,
+    iterations: int = 32,
+    start: str = "zero",
+    out: Any = None,
+    exclude: Sequence[str] = (),
+) -> Any:
+    """The point of least sum of distances to all updates, by a fixed number of smoothed Weiszfeld iterations.
+
+    nu: the least distance that counts. start: "zero", which one far update cannot move, or "mean". The
+    paper leaves the start open and takes few iterations as each one costs it a round; here they cost n x n
+    work. ByzFL: nu=0.1, iterations=3. scores: distances to the result.
+    Reference: Pillutla, Kakade, Harchaoui, IEEE TSP 2022 (RFA).
+    """
+    parameters: Parameters = {"nu": nu, "iterations": iterations, "start": start}
+    return _run("geometric_median", parameters, updates, weights, out, exclude)
+
+
+def centered_clipping(
+    updates: Any,
+    weights: Any = None,
+    *,
+    state: Any = None,
+    tau: float = 10.0,
+    iterations: int = 1,
+    out: Any = None,
+    exclude: Sequence[str] = (),
+) -> Any:
+    """v + mean of (x_i - v) min(1, tau / |x_i - v|), `iterations` times from v = state (zeros when None).
+
+    The result is the state of the next call; nothing is kept in between. scores: distances to the result.
+    Reference: Karimireddy, He, Jaggi, ICML 2021 (ByzFL: tau=100).
+    """
+    parameters: Parameters = {"tau": tau, "iterations": iterations}
+    return _run("centered_clipping", parameters, updates, weights, out, exclude, {"state": state})
+
+
+def norm_clipping(
+    updates: Any,
+    radius: float | str = "median",
+    *,
+    weights: Any = None,
+    out: Any = None,
+    exclude: Sequence[str] = (),
+) -> Any:
+    """Mean of the updates after those longer than radius are shortened to it; correctly rounded.
+
+    radius: a number, or "median" of the norms. scores: norms. Reference: Sun et al., 2019.
+    """
+    return _run("norm_clipping", {"radius": radius}, updates, weights, out, exclude)
+
+
+def foolsgold(updates: Any, *, kappa: float = 1.0, out: Any = None, exclude: Sequence[str] = ()) -> Any:
+    """Weighted mean in which updates that point the same way as others count less: against sybils.
+
+    Cosines of the updates given: hand over sums of past rounds to have the paper's memory. A zero update has
+    cosine 0. All alike: the plain mean. It does not bound a single outlier, put a rule that does behind
+    it. scores: largest cosine to another. Takes no weights. Reference: Fung, Yoon, Beschastnikh, RAID 2020.
+    """
+    return _run("foolsgold", {"kappa": kappa}, updates, None, out, exclude)
+
+
+def fltrust(updates: Any, server: Any, *, out: Any = None, exclude: Sequence[str] = ()) -> Any:
+    """Mean of the updates, each at the length of the server's own, weighted by max(cosine to it, 0).
+
+    server: an update like the others, computed on data that the server trusts. Zeros if nobody's update
+    points its way. scores: cosines. Takes no weights. Reference: Cao et al., NDSS 2021.
+    """
+    return _run("fltrust", {}, updates, None, out, exclude, {"server": server})
+
+
+def flame(
+    updates: Any, *, noise: float = 0.001, seed: int = 0, out: Any = None, exclude: Sequence[str] = ()
+) -> Any:
+    """Mean of the majority cluster by cosine, clipped to the median norm, plus Gaussian noise.
+
+    Cluster: what HDBSCAN finds for a least size of n // 2 + 1. noise: standard deviation as a share of the
+    median norm; seed: of the noise, so that it can be made again. scores: norms. Takes no weights.
+    Reference: Nguyen et al., USENIX Security 2022.
+    """
+    return _run("flame", {"noise": noise, "seed": seed}, updates, None, out, exclude)
+
+
+# ---- pre-aggregators -------------------------------------------------------------------------------------
+# In a rule text they stand before a rule, and what they return is never formed.
+
+
+def nnm(updates: Any, f: int, *, exclude: Sequence[str] = ()) -> list[Any]:
+    """n updates, each the mean of the n - f nearest to one of them, itself included. n >= f + 1.
+
+    Reference: Allouah et al., AISTATS 2023 (nearest neighbour mixing).
+    """
+    return _mixed("nnm", {"f": f}, updates, exclude)
+
+
+def bucketing(updates: Any, s: int, *, seed: int = 0, exclude: Sequence[str] = ()) -> list[Any]:
+    """ceil(n / s) updates: means of s at a time (the last: of the rest) in an order drawn by the seed.
+
+    Reference: Karimireddy, He, Jaggi, ICLR 2022.
+    """
+    return _mixed("bucketing", {"s": s, "seed": seed}, updates, exclude)
+
+
+def clipping(updates: Any, radius: float, *, exclude: Sequence[str] = ()) -> list[Any]:
+    """The updates, those longer than radius shortened to it."""
+    return _mixed("clipping", {"radius": radius}, updates, exclude)
+
+
+def arc(updates: Any, f: int, *, exclude: Sequence[str] = ()) -> list[Any]:
+    """The updates, the floor(2 f (n - f) / n) longest shortened to the next longest. n >= 2 f + 1.
+
+    Reference: Allouah et al., ICLR 2025 (adaptive robust clipping).
+    """
+    return _mixed("arc", {"f": f}, updates, exclude)
 
 
 # ---- rules -----------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Run:
-    """What one rule works on: finite clients of a batch, by index."""
-
-    batch: Batch
-    active: list[int]
-    weights: np.ndarray[Any, np.dtype[np.float64]]  # of all clients of the batch
-    target: Target
-    selected: list[int] = field(default_factory=list)
-    reasons: dict[int, str] = field(default_factory=dict)
-    scores: dict[int, float] = field(default_factory=dict)
-    effective: dict[int, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class _Spec:
-    """A rule: its parameters with defaults, its bounds, and what it does; run returns clients found
-    not finite.
-    """
-
-    defaults: Parameters
-    choices: Mapping[str, tuple[str, ...]]
-    check: Callable[[int, Parameters], None]
-    run: Callable[[_Run, Parameters], list[int]]
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule with all its parameters; `text` is canonical and goes into the record.
+    """A rule with all its parameters, after the pre-aggregators in front of it; `text` is canonical and goes
+    into the record.
 
     Called with updates, weights and client ids it returns an Outcome. Clients with NaN or infinity are
     dropped and reported; the rule then runs on the other n - r with f - r, and more than f of them is
@@ -201,8 +459,27 @@ class Rule:
     """
 
     text: str
-    name: str
-    parameters: Parameters
+    stages: tuple[tuple[str, Parameters], ...]
+
+    @property
+    def name(self) -> str:
+        """Of the last stage, the rule proper."""
+        return self.stages[-1][0]
+
+    @property
+    def parameters(self) -> Parameters:
+        return self.stages[-1][1]
+
+    @property
+    def f(self) -> int:
+        """Hostile clients tolerated: the largest f of all stages, 0 for rules without."""
+        return max(int(parameters.get("f", 0)) for _, parameters in self.stages)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Updates beside the clients' that the rule takes: "state" (may be left out), "server"."""
+        needs = _engine.needs_of(self.stages)
+        return tuple(name for name in _engine.INPUTS if name in needs)
 
     def __call__(
         self,
@@ -210,192 +487,177 @@ class Rule:
         weights: Any = None,
         client_ids: Sequence[str] | None = None,
         *,
+        state: Any = None,
+        server: Any = None,
         out: Any = None,
         exclude: Sequence[str] = (),
     ) -> Outcome:
+        """state, server: updates like the clients', for rules that take them."""
         ids = None if client_ids is None else list(client_ids)
         if ids is not None and len(set(ids)) < len(ids):
             twice = sorted({i for i in ids if ids.count(i) > 1})
             raise ArgumentError(f"client ids given twice: {', '.join(twice[:8])}")
         batch = Batch(updates, ids, exclude)
-        return self.run(batch, checked_weights(weights, len(batch)), ids, out=out)
+        inputs = {"state": state, "server": server}
+        return self.run(batch, checked_weights(weights, len(batch)), ids, inputs=inputs, out=out)
 
-    def run(self, batch: Batch, weights: Any, ids: Sequence[Client] | None, *, out: Any = None) -> Outcome:
-        """The same on updates that are open already."""
-        spec, n = _SPECS[self.name], len(batch)
-        spec.check(n, self.parameters)
-        weights = np.ones(n) if weights is None else weights
+    def run(
+        self,
+        batch: Batch,
+        weights: Any,
+        ids: Sequence[Client] | None,
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        out: Any = None,
+        strict: bool = False,
+    ) -> Outcome:
+        """The same on updates that are open already. strict: NonFiniteError for any client not finite."""
+        n = len(batch)
         names: Sequence[Client] = list(range(n)) if ids is None else ids
+        self.check(n)
+        needs = _engine.needs_of(self.stages)
+        sources = _engine.Sources(batch, needs, inputs or {}, self.text)
         target = Target(batch, out)
-        active, bad = list(range(n)), list[int]()
+        table, bad = self._measured(sources, needs)
         while True:
-            run = _Run(batch, active, weights, target)
-            found = spec.run(run, self._without(bad, names, n))
+            if strict and bad:
+                raise NonFiniteError([names[i] for i in bad])
+            stages = self._without(bad, names, n)
+            active = [i for i in range(n) if i not in set(bad)]
+            rows = [*active, *range(n, len(sources.batch))]
+            decided = _engine.decide(
+                stages,
+                active,
+                n,
+                sources.names,
+                None if table is None else _part(table, rows),
+                np.ones(len(active)) if weights is None else weights[active],
+                partial(_engine.sampled, sources, rows),
+            )
+            found = _engine.execute(decided.plan, sources, target)
             if not found:
                 break
             bad = sorted({*bad, *found})
-            self._without(bad, names, n)  # refuses more than f of them
-            active = [i for i in range(n) if i not in set(bad)]
-        rejected = {**dict.fromkeys(bad, "NaN or infinity"), **run.reasons}
+        rejected = {**dict.fromkeys(bad, "NaN or infinity"), **decided.reasons}
+        value = target.value()
         return Outcome(
-            value=target.value(),
+            value=value,
             rule=self.text,
-            selected=tuple(names[i] for i in run.selected),
+            selected=tuple(names[i] for i in decided.selected),
             rejected={names[i]: rejected[i] for i in sorted(rejected)},
-            scores={names[i]: run.scores[i] for i in sorted(run.scores)},
-            weights={names[i]: run.effective[i] for i in sorted(run.effective)},
+            scores={names[i]: score for i, score in sorted(decided.scores.items())},
+            weights={names[i]: weight for i, weight in sorted(decided.effective.items())},
+            state=value if self.name == "centered_clipping" else None,
         )
 
-    def _without(self, bad: Sequence[int], names: Sequence[Client], n: int) -> Parameters:
-        """Parameters for the n - r clients left: f - r for rules that count hostile clients."""
+    def check(self, n: int) -> None:
+        """RuleError if n clients are too few for a stage, or too many."""
+        for name, parameters in self.stages:
+            spec = _spec(name)
+            spec.check(n, parameters)
+            n = spec.rows(n, parameters)
+
+    def _measured(self, sources: _engine.Sources, needs: frozenset[str]) -> tuple[Floats | None, list[int]]:
+        """Distances of all rows, where the rule needs them, and the clients found not finite."""
+        rows = range(len(sources.batch))
+        if "distances" in needs:
+            table, bad = _engine.measure(sources, rows)
+        elif "sample" in needs:
+            table, bad = None, _engine.nonfinite(sources, rows)
+        else:
+            return None, []
+        for name, row in sources.extra.items():
+            if row in bad:
+                raise ArgumentError(f"{name}: NaN or infinity in it, finite values only")
+        return table, bad
+
+    def _without(
+        self, bad: Sequence[int], names: Sequence[Client], n: int
+    ) -> tuple[tuple[str, Parameters], ...]:
+        """Stages for the n - r clients left: f - r for those that count hostile clients."""
         if len(bad) == n:
             raise NonFiniteError([names[i] for i in bad])
-        if not bad or "f" not in self.parameters:
-            return self.parameters
-        f = int(self.parameters["f"])
-        if len(bad) > f:
+        if not bad or not any("f" in parameters for _, parameters in self.stages):
+            return self.stages
+        if len(bad) > self.f:
             given = [names[i] for i in bad]
             shown = ", ".join(map(str, given[:8]))
-            raise NonFiniteError(given, f"NaN or infinity in {len(bad)} updates ({shown}), but f={f}")
-        return {**self.parameters, "f": f - len(bad)}
+            raise NonFiniteError(given, f"NaN or infinity in {len(bad)} updates ({shown}), but f={self.f}")
+        return tuple(
+            (name, {**p, "f": max(int(p["f"]) - len(bad), 0)} if "f" in p else p) for name, p in self.stages
+        )
 
-    def begin(self, schema: Schema | None = None, *, spool: str | Path | None = None) -> Accumulator:
+    def begin(
+        self,
+        schema: Schema | None = None,
+        *,
+        spool: str | Path | None = None,
+        state: Any = None,
+        server: Any = None,
+    ) -> Accumulator:
         """Starts an incremental run: add(client_id, update, weight) as updates arrive, then finish().
 
-        schema: what every update must have; the first one's when None. The mean takes 24 bytes per value
-        however many updates come. Other rules keep the updates, not to be changed until finish(), or copy
-        them to files in the folder `spool` and read them from there.
+        schema: what every update must have; the first one's when None. The mean and norm_clipping of a fixed
+        radius take 24 bytes per value however many updates come. Other rules keep the updates, not to be
+        changed until finish(), or copy them to files in the folder `spool` and read them from there.
         """
         from ._incremental import Kept, RunningMean
 
-        if self.name == "mean" and spool is None:
+        streams = self.name == "mean" or (
+            self.name == "norm_clipping" and self.parameters["radius"] != "median"
+        )
+        if streams and len(self.stages) == 1 and spool is None and state is None and server is None:
             return RunningMean(self, schema)
-        return Kept(self, schema, spool)
+        return Kept(self, schema, spool, {"state": state, "server": server})
 
 
 def rule(text: str | Rule) -> Rule:
-    """Rule from its text, such as "trimmed_mean(f=2)"; RuleError for unknown names, parameters or values."""
-    if isinstance(text, Rule):
-        return text
-    name, given = _rule_text.parse(text)
-    if name not in _SPECS:
-        raise RuleError(f"unknown rule {name!r}: {', '.join(sorted(_SPECS))} expected")
-    return _make(name, given)
+    """Rule from its text, such as "trimmed_mean(f=2)" or "nnm(f=2) | trimmed_mean(f=2)".
+
+    RuleError for unknown names, parameters or values.
+    """
+    return text if isinstance(text, Rule) else _make(_rule_text.parse(text))
 
 
-def _make(name: str, given: Parameters) -> Rule:
-    spec = _SPECS[name]
-    unknown = sorted(set(given) - set(spec.defaults))
+def _make(given: Sequence[tuple[str, Parameters]]) -> Rule:
+    stages = []
+    for place, (name, parameters) in enumerate(given):
+        known, what = (
+            (_engine.RULES, "rule") if place == len(given) - 1 else (_engine.STAGES, "pre-aggregator")
+        )
+        if name not in known:
+            stray = "a rule, it comes last: " if name in _engine.RULES else ""
+            stray = "a pre-aggregator, a rule comes last: " if name in _engine.STAGES else stray
+            raise RuleError(f"unknown {what} {name!r}: {stray}{', '.join(sorted(known))} expected")
+        stages.append((name, _parameters(name, known[name], parameters)))
+    mixed = [name for name, _ in stages[:-1] if not _engine.STAGES[name].keeps_clients]
+    if mixed and stages[-1][1].get("weights") == "use":
+        name, parameters = stages[-1]
+        if "weights" in given[-1][1] or _engine.RULES[name].parameters["weights"].default != "use":
+            raise RuleError(f"{name}: weights=use has no meaning behind {mixed[0]}, which mixes clients")
+        parameters["weights"] = "ignore"
+    return Rule(_rule_text.write(stages), tuple(stages))
+
+
+def _parameters(name: str, spec: Spec, given: Mapping[str, Any]) -> Parameters:
+    unknown = sorted(set(given) - set(spec.parameters))
     if unknown:
-        allowed = ", ".join(spec.defaults) or "none"
+        allowed = ", ".join(spec.parameters) or "none"
         raise RuleError(f"{name}: unknown parameter {', '.join(unknown)}; allowed: {allowed}")
     parameters: Parameters = {}
-    for key, default in spec.defaults.items():
-        value = given.get(key, default)
-        if value == "required":
+    for key, parameter in spec.parameters.items():
+        value = given.get(key, parameter.default)
+        if value is None or (parameter.default is None and value == "required"):
             raise RuleError(f"{name}: {key} is required, such as {name}({key}=1)")
-        if key in spec.choices:
-            value = _choice(name, key, value, spec.choices[key])
-        elif value != default or key == "f":
-            value = _count(name, key, value)
-        parameters[key] = value
-    return Rule(_rule_text.write(name, parameters), name, parameters)
+        parameters[key] = parameter.check(name, key, value)
+    return parameters
 
 
-# ---- what the rules do -----------------------------------------------------------------------------------
+def _spec(name: str) -> Spec:
+    return _engine.RULES.get(name) or _engine.STAGES[name]
 
 
-def _run_mean(run: _Run, parameters: Parameters) -> list[int]:
-    weights = run.weights[run.active] if parameters["weights"] == "use" else None
-    kernels = kernels_for(run.batch)
-    bad = run.target.fill(run.active, lambda rows, at: kernels.mean(rows, weights, at))
-    run.selected = list(run.active)
-    total = float(np.sum(weights)) if weights is not None else float(len(run.active))
-    each = weights if weights is not None else np.ones(len(run.active))
-    run.effective = {c: float(w) / total for c, w in zip(run.active, each, strict=True)}
-    return bad
-
-
-def _run_median(run: _Run, parameters: Parameters) -> list[int]:
-    kernels, kind = kernels_for(run.batch), str(parameters["kind"])
-    run.selected = list(run.active)
-    return run.target.fill(run.active, lambda rows, at: kernels.median(rows, kind, at))
-
-
-def _run_trimmed(run: _Run, parameters: Parameters) -> list[int]:
-    kernels, f = kernels_for(run.batch), int(parameters["f"])
-    run.selected = list(run.active)
-    return run.target.fill(run.active, lambda rows, at: kernels.trimmed_mean(rows, f, at))
-
-
-def _run_krum(run: _Run, parameters: Parameters) -> list[int]:
-    """Krum is Multi-Krum with m = 1: the mean of one update is that update."""
-    table, bad = _distances(run.batch, run.active)
-    if bad:
-        return bad
-    n, f = len(run.active), int(parameters["f"])
-    scores = _krum_scores(table, n - f - (2 if parameters["neighbors"] == "n-f-2" else 1))
-    m = parameters.get("m", 1)
-    m = n - f if m == "n-f" else min(int(m), n - f)
-    order = np.argsort(scores, kind="stable")  # ties: lowest index
-    kept = sorted(int(i) for i in order[:m])
-    run.scores = {run.active[i]: float(s) for i, s in enumerate(scores)}
-    run.selected = [run.active[i] for i in kept]
-    run.reasons = {c: "Krum score too high" for c in run.active if c not in set(run.selected)}
-    weights = run.weights[run.selected] if parameters.get("weights") == "use" else None
-    each = np.ones(m) if weights is None else weights
-    run.effective = {c: float(w / each.sum()) for c, w in zip(run.selected, each, strict=True)}
-    kernels = kernels_for(run.batch)
-    return run.target.fill(run.selected, lambda rows, at: kernels.mean(rows, weights, at))
-
-
-def _krum_scores(
-    table: np.ndarray[Any, np.dtype[np.float64]], neighbors: int
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Per row, the sum of its `neighbors` smallest off-diagonal values, smallest first."""
-    ordered = np.sort(table, axis=1)[:, 1 : neighbors + 1]  # one zero, its own or an equal one, is left out
-    sums: np.ndarray[Any, np.dtype[np.float64]] = np.add.accumulate(ordered, axis=1)[
-        :, -1
-    ]  # in order, by definition
-    return sums
-
-
-def _no_bounds(n: int, parameters: Parameters) -> None:
-    """Any n >= 1 will do."""
-
-
-def _check_trimmed(n: int, parameters: Parameters) -> None:
-    f = int(parameters["f"])
-    if 2 * f >= n:
-        raise RuleError(f"trimmed_mean(f={f}) needs more than {2 * f} clients (2f < n), got {n}")
-
-
-def _check_krum(n: int, parameters: Parameters) -> None:
-    f = int(parameters["f"])
-    if n < 2 * f + 3:
-        raise RuleError(f"krum with f={f} needs at least {2 * f + 3} clients (n >= 2f + 3), got {n}")
-    m = parameters.get("m", 1)
-    if m != "n-f" and not 1 <= int(m) <= n - f:
-        raise RuleError(f"multi_krum: 1 <= m <= n - f = {n - f} expected, got m={m}")
-
-
-_NEIGHBORS = {"neighbors": ("n-f-2", "n-f-1")}
-_WEIGHTS = {"weights": ("ignore", "use")}
-_SPECS: dict[str, _Spec] = {
-    "mean": _Spec({"weights": "use"}, _WEIGHTS, _no_bounds, _run_mean),
-    "median": _Spec({"kind": "mid"}, {"kind": ("mid", "lower", "upper")}, _no_bounds, _run_median),
-    "trimmed_mean": _Spec({"f": "required"}, {}, _check_trimmed, _run_trimmed),
-    "krum": _Spec({"f": "required", "neighbors": "n-f-2"}, _NEIGHBORS, _check_krum, _run_krum),
-    "multi_krum": _Spec(
-        {"f": "required", "m": "n-f", "neighbors": "n-f-2", "weights": "ignore"},
-        {**_NEIGHBORS, **_WEIGHTS},
-        _check_krum,
-        _run_krum,
-    ),
-}
-
-
-# ---- checks ----------------------------------------------------------------------------------------
+# ---- checks ----------------------------------------------------------------------------------------------
 
 
 def _plain(batch: Batch, out: Any, kernel: Callable[[Rows, int], list[int]]) -> Any:
@@ -406,29 +668,51 @@ def _plain(batch: Batch, out: Any, kernel: Callable[[Rows, int], list[int]]) -> 
     return target.value()
 
 
-def _selected_mean(updates: Any, name: str, parameters: Parameters, out: Any, exclude: Sequence[str]) -> Any:
-    """krum() and multi_krum(): the rule's own run, but a client with NaN or infinity is an error."""
-    made, batch = _make(name, parameters), Batch(updates, exclude=exclude)
-    _SPECS[name].check(len(batch), made.parameters)
-    run = _Run(batch, list(range(len(batch))), np.ones(len(batch)), Target(batch, out))
-    bad = _SPECS[name].run(run, made.parameters)
+def _checked(name: str, parameters: Mapping[str, Any], n: int) -> Parameters:
+    """A rule's parameters after its own checks, the bounds on n among them."""
+    spec = _spec(name)
+    checked = _parameters(name, spec, parameters)
+    spec.check(n, checked)
+    return checked
+
+
+def _run(
+    name: str,
+    parameters: Mapping[str, Any],
+    updates: Any,
+    weights: Any,
+    out: Any,
+    exclude: Sequence[str],
+    inputs: Mapping[str, Any] | None = None,
+) -> Any:
+    """A plain function: the rule's own run, but a client with NaN or infinity is an error."""
+    used = {} if weights is None else {"weights": "use"}
+    made, batch = _make([(name, {**parameters, **used})]), Batch(updates, exclude=exclude)
+    checked = checked_weights(weights, len(batch))
+    return made.run(batch, checked, None, inputs=inputs, out=out, strict=True).value
+
+
+def _mixed(name: str, parameters: Mapping[str, Any], updates: Any, exclude: Sequence[str]) -> list[Any]:
+    """A pre-aggregator by itself: what it would hand to a rule, one sum for every new row."""
+    stage, batch = (name, _parameters(name, _spec(name), parameters)), Batch(updates, exclude=exclude)
+    _spec(name).check(len(batch), stage[1])
+    sources = _engine.Sources(batch, _spec(name).needs, {}, name)
+    table, bad = None, list[int]()
+    if "distances" in _spec(name).needs:
+        table, bad = _engine.measure(sources, range(len(sources.batch)))
+    plans = [] if bad else _engine.mixtures(stage, len(batch), sources.names, table)
+    mixed = []
+    for plan in plans:
+        target = Target(batch)
+        bad = sorted({*bad, *_engine.execute(plan, sources, target)})
+        mixed.append(target.value())
     if bad:
         raise NonFiniteError(bad)
-    return run.target.value()
+    return mixed
 
 
-def _distances(
-    batch: Batch, clients: Sequence[int]
-) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[int]]:
-    n, kernels = len(clients), kernels_for(batch)
-    part, total = np.zeros((n, n)), np.zeros((n, n))
-    bad: set[int] = set()
-    for index in range(len(batch.schema.segments)):
-        for rows in batch.chunks(index, clients):
-            found = kernels.distances(rows, part, total)
-            bad.update(clients[i] for i in found)
-        _core.distances_finish(part, total)
-    return total, sorted(bad)
+def _part(table: Floats, rows: Sequence[int]) -> Floats:
+    return table if len(rows) == len(table) else np.ascontiguousarray(table[np.ix_(rows, rows)])
 
 
 def checked_weights(weights: Any, n: int) -> np.ndarray[Any, np.dtype[np.float64]] | None:
@@ -448,18 +732,3 @@ def checked_weights(weights: Any, n: int) -> np.ndarray[Any, np.dtype[np.float64
             f"weights: positive numbers in [2^-500, 2^500] expected, got {checked[i]} at index {i}"
         )
     return checked
-
-
-def _count(name: str, key: str, value: Any) -> int:
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise RuleError(f"{name}: {key} is a number of clients, a whole number >= 0 expected, got {value!r}")
-    count = int(value)
-    if count < 0:
-        raise RuleError(f"{name}: {key} >= 0 expected, got {count}")
-    return count
-
-
-def _choice(name: str, key: str, value: Any, allowed: tuple[str, ...]) -> str:
-    if value not in allowed:
-        raise RuleError(f"{name}: {key} is one of {', '.join(allowed)}, got {value!r}")
-    return str(value)

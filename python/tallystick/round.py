@@ -268,7 +268,7 @@ class Round:
                 kind=self.kind,
                 time=int(time.time()),
                 rule=self.rule.text,
-                f=int(self.rule.parameters.get("f", 0)),
+                f=self.rule.f,
                 clients_root=root,
                 accepted=accepted,
                 rejected=len(leaves) - accepted,

@@ -1,0 +1,617 @@
+#include "decisions.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <memory>  // for unique_ptr
+#include <numeric>
+#include <stdexcept>  // for runtime_error
+#include <string>
+
+#include "check.h"
+
+namespace tallystick {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kResolution = 0x1p+40;  // ratio of squared norms beyond which an angle is noise
+
+// Eight sums, then their sum: a fixed order that the compiler may still put into registers.
+double dot(const double* a, const double* b, std::size_t n) {
+    double s[8] = {};
+    std::size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (std::size_t l = 0; l < 8; ++l) s[l] += a[i + l] * b[i + l];
+    for (; i < n; ++i) s[i % 8] += a[i] * b[i];
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+double sum(const double* a, std::size_t n) {
+    double s = 0;
+    for (std::size_t i = 0; i < n; ++i) s += a[i];
+    return s;
+}
+
+double root(double squared) { return squared > 0 ? std::sqrt(squared) : 0; }
+
+// ---- symmetric eigenproblem ----
+
+// Householder vectors are left below the diagonal of a (row k + 1 on, column k), their factors in beta.
+void tridiagonalise(double* a, std::size_t n, double* diagonal, double* off, double* beta) {
+    Doubles v(n), p(n);
+    for (std::size_t k = 0; k + 1 < n; ++k) {
+        const std::size_t m = n - k - 1;  // length of the column below the diagonal
+        for (std::size_t i = 0; i < m; ++i) v[i] = a[(k + 1 + i) * n + k];
+        const double norm = std::sqrt(dot(v.data(), v.data(), m));
+        const double alpha = v[0] > 0 ? -norm : norm;
+        off[k] = alpha;
+        v[0] -= alpha;
+        const double squared = dot(v.data(), v.data(), m);
+        beta[k] = squared > 0 && m > 1 ? 2 / squared : 0;
+        if (beta[k] == 0) {
+            off[k] = a[(k + 1) * n + k];
+            continue;
+        }
+        for (std::size_t i = 0; i < m; ++i) p[i] = beta[k] * dot(&a[(k + 1 + i) * n + k + 1], v.data(), m);
+        const double half = beta[k] / 2 * dot(p.data(), v.data(), m);
+        for (std::size_t i = 0; i < m; ++i) p[i] -= half * v[i];
+        for (std::size_t i = 0; i < m; ++i) {
+            double* row = &a[(k + 1 + i) * n + k + 1];
+            const double vi = v[i], pi = p[i];
+            for (std::size_t j = 0; j < m; ++j) row[j] -= vi * p[j] + pi * v[j];
+        }
+        for (std::size_t i = 0; i < m; ++i) a[(k + 1 + i) * n + k] = v[i];
+    }
+    for (std::size_t i = 0; i < n; ++i) diagonal[i] = a[i * n + i];
+}
+
+// Whether every eigenvalue of the tridiagonal matrix is below x (Sturm).
+bool all_below(const double* d, const double* e, std::size_t n, double x) {
+    double q = d[0] - x;
+    for (std::size_t i = 1; q < 0 && i < n; ++i) q = d[i] - x - e[i - 1] * e[i - 1] / q;
+    return q < 0;
+}
+
+double largest_eigenvalue(const double* d, const double* e, std::size_t n) {
+    double low = -kInfinity, high = -kInfinity, reach = 0;
+    for (std::size_t i = 0; i < n; ++i) {
+        const double radius = (i ? std::fabs(e[i - 1]) : 0) + (i + 1 < n ? std::fabs(e[i]) : 0);
+        low = std::max(low, d[i]);
+        high = std::max(high, d[i] + radius);
+        reach = std::max(reach, std::fabs(d[i]) + radius);
+    }
+    while (high - low > 0x1p-53 * reach) {
+        const double middle = low + (high - low) / 2;
+        if (middle <= low || middle >= high) break;
+        (all_below(d, e, n, middle) ? high : low) = middle;
+    }
+    return high;
+}
+
+// Solves (T - value) y = b in place, rows exchanged for the larger pivot; a pivot of 0 becomes tiny.
+void solve_shifted(const double* d, const double* e, std::size_t n, double value, double tiny, double* b) {
+    Doubles u0(n), u1(n), u2(n);  // rows of the upper triangle, which exchanges make three wide
+    double a0 = d[0] - value, a1 = n > 1 ? e[0] : 0;
+    for (std::size_t i = 0; i + 1 < n; ++i) {
+        const double below0 = e[i], below1 = d[i + 1] - value, below2 = i + 2 < n ? e[i + 1] : 0;
+        if (std::fabs(a0) >= std::fabs(below0)) {
+            if (a0 == 0) a0 = tiny;
+            const double factor = below0 / a0;
+            u0[i] = a0, u1[i] = a1, u2[i] = 0;
+            a0 = below1 - factor * a1, a1 = below2;
+            b[i + 1] -= factor * b[i];
+        } else {
+            const double factor = a0 / below0;
+            u0[i] = below0, u1[i] = below1, u2[i] = below2;
+            a0 = a1 - factor * below1, a1 = -factor * below2;
+            const double upper = b[i];
+            b[i] = b[i + 1];
+            b[i + 1] = upper - factor * b[i];
+        }
+    }
+    u0[n - 1] = std::fabs(a0) < tiny ? tiny : a0;
+    for (std::size_t i = n; i-- > 0;) {
+        double y = b[i];
+        if (i + 1 < n) y -= u1[i] * b[i + 1];
+        if (i + 2 < n) y -= u2[i] * b[i + 2];
+        b[i] = y / u0[i];
+    }
+}
+
+void normalise(double* v, std::size_t n) {
+    double largest = 0;
+    for (std::size_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(v[i]));
+    if (largest == 0) return;
+    for (std::size_t i = 0; i < n; ++i) v[i] /= largest;
+    const double norm = std::sqrt(dot(v, v, n));
+    for (std::size_t i = 0; i < n; ++i) v[i] /= norm;
+}
+
+// The power of two that brings the largest entry into [1/2, 1), or 0 for a matrix of zeros.
+double unit(const double* a, std::size_t size) {
+    double largest = 0;
+    for (std::size_t i = 0; i < size; ++i) largest = std::max(largest, std::fabs(a[i]));
+    if (largest == 0) return 0;
+    int e;
+    std::frexp(largest, &e);
+    return std::ldexp(1.0, -e);
+}
+
+// ---- covariances in terms of the Gram matrix ----
+
+// out = the Gram matrix of the chosen rows about their mean.
+void centre(const double* g, std::size_t n, const Indices& rows, double* out) {
+    const std::size_t m = rows.size();
+    Doubles means(m);
+    for (std::size_t i = 0; i < m; ++i) {
+        double s = 0;
+        for (std::size_t j = 0; j < m; ++j) s += g[rows[i] * n + rows[j]];
+        means[i] = s / static_cast<double>(m);
+    }
+    const double all = sum(means.data(), m) / static_cast<double>(m);
+    for (std::size_t i = 0; i < m; ++i)
+        for (std::size_t j = 0; j < m; ++j)
+            out[i * m + j] = g[rows[i] * n + rows[j]] - means[i] - means[j] + all;
+}
+
+// ---- MDA ----
+
+// Pairs of rows that cannot both be kept, and the search for at most `budget` rows that cover all of them.
+class Conflicts {
+  public:
+    Conflicts(const double* table, std::size_t n, double limit) : n_(n), words_((n + 63) / 64) {
+        pairs_.assign(n * words_, 0);
+        for (std::size_t i = 0; i < n; ++i)
+            for (std::size_t j = 0; j < n; ++j)
+                if (table[i * n + j] > limit) pairs_[i * words_ + j / 64] |= std::uint64_t{1} << j % 64;
+    }
+
+    using Set = std::vector<std::uint64_t>;
+
+    Set all() const {
+        Set set(words_, 0);
+        for (std::size_t i = 0; i < n_; ++i) set[i / 64] |= std::uint64_t{1} << i % 64;
+        return set;
+    }
+    static bool has(const Set& set, std::size_t i) { return set[i / 64] >> i % 64 & 1; }
+    static void drop(Set& set, std::size_t i) { set[i / 64] &= ~(std::uint64_t{1} << i % 64); }
+
+    std::size_t degree(const Set& alive, std::size_t i) const {
+        std::size_t count = 0;
+        for (std::size_t w = 0; w < words_; ++w) count += std::popcount(alive[w] & pairs_[i * words_ + w]);
+        return count;
+    }
+    // Drops the rows in conflict with i, and says how many they were.
+    std::size_t drop_conflicts(Set& alive, std::size_t i) const {
+        const std::size_t count = degree(alive, i);
+        for (std::size_t w = 0; w < words_; ++w) alive[w] &= ~pairs_[i * words_ + w];
+        return count;
+    }
+
+    // Whether dropping `budget` of the rows alive leaves no conflict.
+    bool coverable(Set alive, std::size_t budget, std::uint64_t& steps) const {
+        for (;;) {
+            if (++steps > kSearchSteps)
+                throw std::runtime_error("mda: search given up after " + std::to_string(kSearchSteps) +
+                                         " steps");
+            std::size_t most = 0, at = 0, ends = 0;
+            for (std::size_t i = 0; i < n_; ++i) {
+                if (!has(alive, i)) continue;
+                const std::size_t d = degree(alive, i);
+                ends += d;
+                if (d > most) most = d, at = i;
+            }
+            if (most == 0) return true;
+            if (ends > 2 * budget * most) return false;
+            if (most == 1) return ends <= 2 * budget;
+            if (most > budget) {  // it cannot stay
+                drop(alive, at);
+                --budget;
+                continue;
+            }
+            Set without = alive;
+            drop(without, at);
+            if (coverable(without, budget - 1, steps)) return true;
+            budget -= drop_conflicts(alive, at);  // it stays: those in conflict with it go
+            drop(alive, at);
+        }
+    }
+
+  private:
+    std::size_t n_, words_;
+    Set pairs_;
+};
+
+// ---- SMEA ----
+
+class Smea {
+  public:
+    Smea(const double* g, std::size_t n, std::size_t f)
+        : g_(g), n_(n), keep_(n - f), kept_(keep_), matrix_(keep_ * keep_), vector_(keep_) {}
+
+    Indices search() {
+        start();
+        Indices removed(n_ -
+                        keep_);  // ascending; subsets kept in lexicographic order: removed in the reverse
+        std::iota(removed.begin(), removed.end(), keep_);
+        do consider(removed);
+        while (previous(removed));
+        return best_rows_;
+    }
+
+  private:
+    struct Direction {
+        Doubles along;  // of every row, its value along a direction of norm 1
+        double s1, s2;  // their sum, and that of the squares
+    };
+
+    // A good subset soon: the first one, and the one left when the row farthest along the top direction
+    // leaves, f times.
+    void start() {
+        Indices rows(n_);
+        std::iota(rows.begin(), rows.end(), 0);
+        Doubles matrix(n_ * n_), vector(n_);
+        for (; rows.size() > keep_;) {
+            centre(g_, n_, rows, matrix.data());
+            top_eigenpair(matrix.data(), rows.size(), vector.data());
+            const auto far = std::max_element(vector.begin(), vector.begin() + rows.size(),
+                                              [](double a, double b) { return std::fabs(a) < std::fabs(b); });
+            rows.erase(rows.begin() + (far - vector.begin()));
+        }
+        Indices first(keep_);
+        std::iota(first.begin(), first.end(), 0);
+        evaluate(first);
+        evaluate(rows);
+    }
+
+    void evaluate(const Indices& rows) {
+        centre(g_, n_, rows, matrix_.data());
+        const double value = top_eigenpair(matrix_.data(), keep_, vector_.data());
+        if (best_rows_.empty() || value < best_ || (value == best_ && rows < best_rows_))
+            best_ = value, best_rows_ = rows;
+        remember(rows);
+    }
+
+    // The top direction of a subset that was evaluated rules out others that spread along it too.
+    void remember(const Indices& rows) {
+        Direction made{Doubles(n_), 0, 0};
+        const double mean = sum(vector_.data(), keep_) / static_cast<double>(keep_);
+        double squared = 0;
+        for (std::size_t i = 0; i < n_; ++i) {
+            double s = 0;
+            for (std::size_t k = 0; k < keep_; ++k) s += g_[i * n_ + rows[k]] * (vector_[k] - mean);
+            made.along[i] = s;
+        }
+        for (std::size_t k = 0; k < keep_; ++k) squared += made.along[rows[k]] * (vector_[k] - mean);
+        if (!(squared > 0)) return;
+        const double norm = std::sqrt(squared);
+        for (std::size_t i = 0; i < n_; ++i) {
+            made.along[i] /= norm;
+            made.s1 += made.along[i];
+            made.s2 += made.along[i] * made.along[i];
+        }
+        if (directions_.size() == kDirections) directions_.pop_back();
+        directions_.insert(directions_.begin(), std::move(made));
+    }
+
+    // A subset whose variance along some direction is no less than the best top eigenvalue cannot win.
+    void consider(const Indices& removed) {
+        const double slack = 1e-12;
+        for (std::size_t k = 0; k < directions_.size(); ++k) {
+            const Direction& d = directions_[k];
+            double s1 = d.s1, s2 = d.s2;
+            for (const std::size_t i : removed) s1 -= d.along[i], s2 -= d.along[i] * d.along[i];
+            if (s2 - s1 * s1 / static_cast<double>(keep_) - slack * d.s2 > best_) {
+                if (k > 0)
+                    std::rotate(directions_.begin(), directions_.begin() + k, directions_.begin() + k + 1);
+                return;
+            }
+        }
+        std::size_t at = 0, skip = 0;
+        for (std::size_t i = 0; i < n_; ++i) {
+            if (skip < removed.size() && removed[skip] == i)
+                ++skip;
+            else
+                kept_[at++] = i;
+        }
+        for (const Direction& d : directions_) {  // without the cancellation that far rows cause above
+            double s1 = 0, s2 = 0;
+            for (const std::size_t i : kept_) s1 += d.along[i], s2 += d.along[i] * d.along[i];
+            const double bound = s2 - s1 * s1 / static_cast<double>(keep_);
+            if (bound - slack * s2 > best_ || (bound >= best_ && best_ == 0 && best_rows_ < kept_)) return;
+        }
+        if (best_ == 0 && best_rows_ < kept_) return;
+        evaluate(kept_);
+    }
+
+    // The combination before this one in lexicographic order.
+    bool previous(Indices& c) const {
+        for (std::size_t k = c.size(); k-- > 0;) {
+            const std::size_t lowest = k > 0 ? c[k - 1] + 1 : 0;
+            if (c[k] == lowest) continue;
+            --c[k];
+            for (std::size_t l = k + 1; l < c.size(); ++l) c[l] = n_ - (c.size() - l);
+            return true;
+        }
+        return false;
+    }
+
+    static constexpr std::size_t kDirections = 24;
+    const double* g_;
+    std::size_t n_, keep_;
+    Indices kept_;
+    Doubles matrix_, vector_;
+    std::vector<Direction> directions_;
+    double best_ = kInfinity;
+    Indices best_rows_;
+};
+
+}  // namespace
+
+std::size_t medoid(const double* table, std::size_t n) {
+    std::size_t best = 0, most = 0;
+    double least = kInfinity;
+    for (std::size_t i = 0; i < n; ++i) {
+        std::size_t near = 0;
+        double total = 0;
+        for (std::size_t j = 0; j < n; ++j)
+            if (table[i * n + j] < kFar) ++near, total += table[i * n + j];
+        if (near > most || (near == most && total < least)) best = i, most = near, least = total;
+    }
+    return best;
+}
+
+void gram(const double* table, std::size_t n, std::size_t base, double* out, bool* far) {
+    const double* to = table + base * n;
+    for (std::size_t i = 0; i < n; ++i) far[i] = !(to[i] < kFar);
+    for (std::size_t i = 0; i < n; ++i)
+        for (std::size_t j = 0; j <= i; ++j) {
+            double g = 0;
+            if (!far[i] && !far[j]) {
+                const double low = std::min(to[i], to[j]), high = std::max(to[i], to[j]);
+                const double bound = std::sqrt(low) * std::sqrt(high);
+                if (i == j)
+                    g = high;
+                else if (high <= low * kResolution)
+                    g = std::clamp((low + high - table[i * n + j]) / 2, -bound, bound);
+            }
+            out[i * n + j] = out[j * n + i] = g;
+        }
+}
+
+void product(const double* a, const double* b, std::size_t m, std::size_t k, std::size_t n, double* out) {
+    std::fill(out, out + m * n, 0.0);
+    for (std::size_t r = 0; r < m; ++r)
+        for (std::size_t i = 0; i < k; ++i)
+            if (const double w = a[r * k + i]; w != 0)
+                for (std::size_t c = 0; c < n; ++c) out[r * n + c] += w * b[i * n + c];
+}
+
+void mixed_distances(const double* table, std::size_t n, const double* matrix, std::size_t m, double* out) {
+    Doubles g(n * n), b(m * n);
+    const auto far = std::make_unique<bool[]>(n);
+    gram(table, n, medoid(table, n), g.data(), far.get());
+    std::vector<bool> beyond(m, false);
+    for (std::size_t r = 0; r < m; ++r) {
+        for (std::size_t j = 0; j < n; ++j) {
+            b[r * n + j] = dot(&g[j * n], matrix + r * n, n);
+            if (far[j] && matrix[r * n + j] != 0) beyond[r] = true;
+        }
+    }
+    Doubles squared(m);
+    for (std::size_t r = 0; r < m; ++r) squared[r] = dot(&b[r * n], matrix + r * n, n);
+    for (std::size_t r = 0; r < m; ++r)
+        for (std::size_t s = 0; s <= r; ++s) {
+            double d = squared[r] + squared[s] - 2 * dot(&b[r * n], matrix + s * n, n);
+            if (std::equal(matrix + r * n, matrix + (r + 1) * n, matrix + s * n))
+                d = 0;
+            else if (beyond[r] || beyond[s])
+                d = kInfinity;
+            out[r * m + s] = out[s * m + r] = d > 0 ? d : 0;
+        }
+}
+
+Indices bulyan(const double* table, std::size_t n, std::size_t f, std::size_t away, std::size_t count,
+               double* scores) {
+    VERIFY(count <= n);
+    std::vector<std::uint32_t> order(n * n);  // per row, the others by distance
+    for (std::size_t i = 0; i < n; ++i) {
+        std::uint32_t* row = &order[i * n];
+        std::iota(row, row + n, 0u);
+        std::swap(row[0], row[i]);
+        const double* d = table + i * n;
+        std::sort(row + 1, row + n,
+                  [d](std::uint32_t a, std::uint32_t b) { return d[a] < d[b] || (d[a] == d[b] && a < b); });
+    }
+    std::vector<bool> gone(n, false);
+    Indices chosen;
+    for (std::size_t left = n; chosen.size() < count; --left) {
+        const std::size_t neighbors = left > f + away ? left - f - away : 1;
+        std::size_t best = n;
+        for (std::size_t i = 0; i < n; ++i) {
+            if (gone[i]) continue;
+            double score = 0;
+            for (std::size_t k = 1, taken = 0; k < n && taken < neighbors; ++k) {
+                const std::uint32_t j = order[i * n + k];
+                if (!gone[j]) score += table[i * n + j], ++taken;
+            }
+            scores[i] = score;
+            if (best == n || score < scores[best]) best = i;
+        }
+        gone[best] = true;
+        chosen.push_back(best);
+    }
+    return chosen;
+}
+
+Indices mda(const double* table, std::size_t n, std::size_t f) {
+    VERIFY(2 * f < n);
+    Doubles limits(table, table + n * n);  // with the diagonal's 0: a diameter
+    std::sort(limits.begin(), limits.end());
+    limits.erase(std::unique(limits.begin(), limits.end()), limits.end());
+    std::uint64_t steps = 0;
+    std::size_t low = 0, high = limits.size() - 1;
+    while (low < high) {
+        const std::size_t middle = low + (high - low) / 2;
+        const Conflicts conflicts(table, n, limits[middle]);
+        if (conflicts.coverable(conflicts.all(), f, steps))
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    const Conflicts conflicts(table, n, limits[low]);
+    Conflicts::Set alive = conflicts.all();
+    Indices kept;
+    for (std::size_t i = 0, budget = f; kept.size() < n - f && i < n; ++i) {
+        if (!Conflicts::has(alive, i)) continue;
+        Conflicts::Set with = alive;
+        const std::size_t cost = conflicts.drop_conflicts(with, i);
+        if (cost <= budget && conflicts.coverable(with, budget - cost, steps)) {
+            alive = with, budget -= cost;
+            kept.push_back(i);
+        } else {
+            Conflicts::drop(alive, i), --budget;
+        }
+    }
+    VERIFY(kept.size() == n - f);
+    return kept;
+}
+
+void weiszfeld(const double* table, std::size_t n, std::size_t start, const double* shares, double nu,
+               std::size_t iterations, double* weights, double* scores) {
+    Doubles g(n * n), gw(n), squared(n);
+    const auto far = std::make_unique<bool[]>(n);
+    gram(table, n, medoid(table, n), g.data(), far.get());
+    const auto measure = [&] {
+        for (std::size_t i = 0; i < n; ++i) gw[i] = dot(&g[i * n], weights, n);
+        const double all = dot(gw.data(), weights, n);
+        for (std::size_t i = 0; i < n; ++i) squared[i] = far[i] ? kInfinity : g[i * n + i] - 2 * gw[i] + all;
+    };
+    const auto set = [&](auto&& weight) {  // to shares * weight, sum 1
+        double total = 0;
+        for (std::size_t i = 0; i < n; ++i) total += weights[i] = far[i] ? 0 : shares[i] * weight(i);
+        if (!(total > 0)) return false;
+        for (std::size_t i = 0; i < n; ++i) weights[i] /= total;
+        return true;
+    };
+    const auto plain = [](std::size_t) { return 1.0; };
+    set(plain);
+    measure();
+    if (start < n && iterations > 0) std::copy(table + start * n, table + (start + 1) * n, squared.begin());
+    if (start < n && iterations == 0) std::fill(weights, weights + n, 0.0), weights[start] = 1, measure();
+    for (std::size_t t = 0; t < iterations; ++t) {
+        if (!set([&](std::size_t i) { return 1 / std::max(root(squared[i]), nu); })) set(plain);
+        measure();
+    }
+    for (std::size_t i = 0; i < n; ++i) scores[i] = root(squared[i]);
+}
+
+void centered_clipping(const double* table, std::size_t n, std::size_t start, const double* shares,
+                       double tau, std::size_t iterations, double* weights, double* scores) {
+    Doubles g(n * n), gw(n), distances(n);
+    const auto far = std::make_unique<bool[]>(n);
+    gram(table, n, medoid(table, n), g.data(), far.get());
+    std::fill(weights, weights + n, 0.0);
+    weights[start] = 1;
+    for (std::size_t i = 0; i < n; ++i) distances[i] = root(table[start * n + i]);
+    for (std::size_t t = 0; t < iterations; ++t) {
+        double total = 0;
+        for (std::size_t i = 0; i < n; ++i) {
+            const double clip = distances[i] > tau ? tau / distances[i] : 1;
+            gw[i] = shares[i] * clip;
+            total += gw[i];
+        }
+        for (std::size_t i = 0; i < n; ++i) weights[i] = weights[i] * (1 - total) + gw[i];
+        for (std::size_t i = 0; i < n; ++i) gw[i] = dot(&g[i * n], weights, n);
+        const double all = dot(gw.data(), weights, n);
+        for (std::size_t i = 0; i < n; ++i)
+            distances[i] = far[i] ? kInfinity : root(g[i * n + i] - 2 * gw[i] + all);
+    }
+    std::copy(distances.begin(), distances.end(), scores);
+}
+
+double top_eigenpair(double* matrix, std::size_t n, double* vector) {
+    std::fill(vector, vector + n, 0.0);
+    vector[0] = 1;
+    const double scale = unit(matrix, n * n);
+    if (scale == 0) return 0;
+    for (std::size_t i = 0; i < n * n; ++i) matrix[i] *= scale;
+    if (n == 1) return matrix[0] / scale;
+    Doubles d(n), e(n), beta(n);
+    tridiagonalise(matrix, n, d.data(), e.data(), beta.data());
+    const double value = largest_eigenvalue(d.data(), e.data(), n);
+    std::uint32_t state = 1;
+    for (std::size_t i = 0; i < n; ++i) {  // no eigenvector is at right angles to it, but by chance
+        state = state * 1664525u + 1013904223u;
+        vector[i] = 0.5 + static_cast<double>(state >> 8) * 0x1p-25;
+    }
+    for (int pass = 0; pass < 3; ++pass) {
+        solve_shifted(d.data(), e.data(), n, value, 0x1p-52 * static_cast<double>(n), vector);
+        normalise(vector, n);
+    }
+    for (std::size_t k = n - 1; k-- > 0;) {  // back through the reflections
+        double s = 0;
+        for (std::size_t i = k + 1; i < n; ++i) s += matrix[i * n + k] * vector[i];
+        s *= beta[k];
+        if (beta[k] != 0)
+            for (std::size_t i = k + 1; i < n; ++i) vector[i] -= s * matrix[i * n + k];
+    }
+    std::size_t largest = 0;
+    for (std::size_t i = 1; i < n; ++i)
+        if (std::fabs(vector[i]) > std::fabs(vector[largest])) largest = i;
+    if (vector[largest] < 0)
+        for (std::size_t i = 0; i < n; ++i) vector[i] = -vector[i];
+    return value / scale;
+}
+
+void caf(const double* g, std::size_t n, std::size_t f, double* weights) {
+    Doubles c(n, 1.0), p(n), gp(n), matrix(n * n), vector(n), along(n);
+    std::fill(weights, weights + n, 1 / static_cast<double>(n));
+    double best = kInfinity, total = static_cast<double>(n);
+    const double enough = static_cast<double>(n) - 2 * static_cast<double>(f);
+    Indices rows;
+    while (total > enough) {
+        rows.clear();
+        for (std::size_t i = 0; i < n; ++i) {
+            p[i] = c[i] / total;
+            if (c[i] > 0) rows.push_back(i);
+        }
+        const std::size_t m = rows.size();
+        double all = 0;
+        for (const std::size_t i : rows) all += p[i] * (gp[i] = dot(g + i * n, p.data(), n));
+        for (std::size_t a = 0; a < m; ++a)
+            for (std::size_t b = 0; b < m; ++b) {
+                const std::size_t i = rows[a], j = rows[b];
+                matrix[a * m + b] = std::sqrt(p[i]) * std::sqrt(p[j]) * (g[i * n + j] - gp[i] - gp[j] + all);
+            }
+        const Doubles covariance(matrix.begin(), matrix.begin() + m * m);
+        const double value = top_eigenpair(matrix.data(), m, vector.data());
+        if (value < best) best = value, std::copy(p.begin(), p.end(), weights);
+        double most = 0;
+        for (std::size_t a = 0; a < m; ++a) {  // value along the top direction, up to a common factor
+            along[a] = dot(&covariance[a * m], vector.data(), m);
+            along[a] *= along[a] / p[rows[a]];
+            most = std::max(most, along[a]);
+        }
+        if (!(most > 0)) return;  // all equal
+        for (std::size_t a = 0; a < m; ++a) c[rows[a]] *= 1 - along[a] / most;
+        total = sum(c.data(), n);
+    }
+}
+
+Indices smea(const double* g, std::size_t n, std::size_t f) {
+    VERIFY(2 * f < n);
+    return Smea(g, n, f).search();
+}
+
+void principal_scores(const double* g, std::size_t n, double* out) {
+    Indices rows(n);
+    std::iota(rows.begin(), rows.end(), 0);
+    Doubles matrix(n * n), vector(n);
+    centre(g, n, rows, matrix.data());
+    const double value = top_eigenpair(matrix.data(), n, vector.data());
+    for (std::size_t i = 0; i < n; ++i) out[i] = value > 0 ? value * vector[i] * vector[i] : 0;
+}
+
+}  // namespace tallystick
