@@ -82,7 +82,7 @@ def test_a_rule_text_has_one_canonical_form_with_every_parameter(text, canonical
         ("median(kind=middle)", "mid, lower, upper"),
         ("median(kind=1)", "mid, lower, upper"),
         ("multi_krum(f=1, m=many)", "whole number"),
-        ("trimmed_mean(f=2) | nnm(f=2)", "a pre-aggregator, a rule comes last"),
+        ("trimmed_mean(f=2) | nnm(f=2)", "a rule, it comes last: arc, bucketing"),
         ("mean" * 2000, "4096 characters"),
     ],
 )
