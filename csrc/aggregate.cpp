@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <mutex>
 #include <stdexcept>  // for invalid_argument
 
@@ -30,26 +31,39 @@ struct Pending {
     Redone redone;
 };
 
-// How a tile of n rows and `width` columns is brought into order: which ranks, by which comparators.
+// Merging in a tile whose rows are wires: up to sixteen of them through registers, a bitonic network over
+// them.
+constexpr std::size_t kBlock = 16;
+struct SelectStep {
+    std::size_t base, spacing;  // wire t of group i: base + t * spacing + i; of a mirrored step's upper half:
+    std::size_t first, groups;  // base + t * spacing + spacing - 1 - i;  first <= i < first + groups
+    std::size_t count, present;  // wires 0..present - 1 exist, the others are infinite and stay so
+    bool mirrored;               // the network's first step compares wires t and count - 1 - t
+    bool whole;                  // all of them exist, are stored, and are not plain
+    unsigned stored, plain;      // bit t: wire t is still wanted; nothing more is done to it: not a key
+};
+
+// Which ranks of n rows are wanted, `width` columns at a time.
 struct SelectPlan {
     std::size_t n, width;
     std::size_t low, high;  // first and last rank wanted
-    bool middle_only;       // only ranks low and high, at most 1 apart
-    const Comparator* net;  // merging phases, for n > 16
+    bool middle_only;       // only those two, at most 1 apart
+    std::size_t in_pairs;   // so many rows are sorted 2 * kBlock at a time, the others kBlock
+    const SelectStep* steps;
     std::size_t size;
 };
 
 // One thread's memory for it.
 struct SelectWork {
     void* tile;              // n rows
-    void* wide;              // n rows, 16-bit formats only
-    const char** tile_rows;  // addresses in tile
-    const char** wide_rows;  // addresses in wide
+    const char** tile_rows;  // their addresses
 };
 
 #define LEVEL scalar
 #define LEVEL_BYTES 16
 #include "lanes.h"
+//
+#include "select_kernels.h"
 //
 #include "aggregate_kernels.h"
 #undef LEVEL
@@ -60,6 +74,8 @@ TALLYSTICK_AVX2_BEGIN
 #define LEVEL_BYTES 32
 #include "lanes.h"
 //
+#include "select_kernels.h"
+//
 #include "aggregate_kernels.h"
 #undef LEVEL
 #undef LEVEL_BYTES
@@ -68,6 +84,8 @@ TALLYSTICK_AVX512_BEGIN
 #define LEVEL avx512
 #define LEVEL_BYTES 64
 #include "lanes.h"
+//
+#include "select_kernels.h"
 //
 #include "aggregate_kernels.h"
 #undef LEVEL
@@ -162,56 +180,95 @@ class PendingMemory {
     Pending<F> pending_{};
 };
 
-// The comparators that the kernel's sorted blocks of 16 leave to do, for the ranks low..high.
-std::vector<Comparator> merging_network(std::size_t n, std::size_t low, std::size_t high, bool ranked,
-                                        std::size_t& size) {
-    constexpr std::size_t kBlock = 32;  // whole blocks are sorted, the rest in blocks of half that size
-    const std::size_t whole = n / kBlock * kBlock;
-    std::vector<Comparator> net;
-    const auto put = [&net](std::size_t a, std::size_t b) {
-        net.push_back({static_cast<std::uint32_t>(a), static_cast<std::uint32_t>(b), true, true});
-    };
-    batcher(n - whole, kBlock / 2, [&](std::size_t a, std::size_t b) { put(whole + a, whole + b); });
-    batcher(n, kBlock, put);
-    std::vector<Wire> wires(n, ranked ? Wire::ranked : Wire::kept);
-    std::fill(wires.begin(), wires.begin() + static_cast<std::ptrdiff_t>(low), Wire::low);
-    std::fill(wires.begin() + static_cast<std::ptrdiff_t>(high) + 1, wires.end(), Wire::high);
-    size = prune(net.data(), net.size(), wires.data());
-    return net;
-}
-
-// Tiles of 64 columns where n of them fit in 28 KiB (most of an L1 cache), else 32 or 16.
+// Tiles of 64 columns where n of them fit in 28 KiB (most of an L1 cache), else fewer, but a whole register.
 std::size_t tile_width(std::size_t n, std::size_t size) {
     std::size_t width = kTile;
-    while (width > 16 && n * width * size > 28 * 1024) width /= 2;
+    while (width * size > 64 && n * width * size > 28 * 1024) width /= 2;
     return width;
 }
 
-// A plan and the memory that it points to.
-struct Selector {
-    std::vector<Comparator> net;
+// A plan and its steps: how sorted blocks of kBlock rows are merged. Every merge starts with mirrored wires,
+// after which each half holds what belongs there, and goes on so in each half; the last merge leaves out what
+// is not wanted.
+class Selector {
+  public:
     SelectPlan plan;
 
     Selector(std::size_t n, std::size_t low, std::size_t high, bool middle_only, Dtype dtype) {
-        std::size_t size = 0;
-        net = merging_network(n, low, high, middle_only, size);
-        const std::size_t width = tile_width(n, dtype == Dtype::float64 ? 8 : 4);
-        plan = {n, width, low, high, middle_only, net.data() + (net.size() - size), size};
+        const std::size_t width = tile_width(n, size_of(dtype));
+        const std::size_t pairs = n > 2 * kBlock ? n / (2 * kBlock) * 2 * kBlock : 0;
+        plan = {n, width, low, high, middle_only, pairs, nullptr, 0};
+        for (std::size_t p = kBlock; p < n; p *= 2) {
+            last_ = 2 * p >= n;
+            for (std::size_t base = p == kBlock ? plan.in_pairs : 0; base + p < n; base += 2 * p) {
+                const std::size_t count = std::min(2 * p / kBlock, kBlock), spacing = 2 * p / count;
+                put(base, count, spacing, true);
+                for (std::size_t i = 0; i < count; ++i) order(base + i * spacing, spacing);
+            }
+        }
+        plan.steps = steps_.data();
+        plan.size = steps_.size();
     }
+    Selector(const Selector&) = delete;
+
+  private:
+    enum class Left { nothing, values, order };  // wanted of the ranks first .. first + count - 1
+    Left left(std::size_t first, std::size_t count) const {
+        if (!last_) return Left::order;
+        if (first > plan.high || first + count <= plan.low) return Left::nothing;
+        return first > plan.low && first + count - 1 < plan.high ? Left::values : Left::order;
+    }
+
+    // Steps over the wires base .. base + count * spacing - 1, each over `count` wires `spacing` apart.
+    void put(std::size_t base, std::size_t count, std::size_t spacing, bool mirrored) {
+        for (std::size_t i = 0; i < spacing; ++i) {
+            SelectStep step{base, spacing, i, 1, count, 0, mirrored, false, 0, 0};
+            for (std::size_t t = 0; t < count; ++t) {
+                const bool back = mirrored && t >= count / 2;
+                const std::size_t from = base + t * spacing;
+                if (from + (back ? spacing - 1 - i : i) >= plan.n) break;
+                const Left what = left(from, spacing);
+                step.present = t + 1;
+                if (what != Left::nothing) step.stored |= 1u << t;
+                if (what == Left::values || (last_ && spacing == 1)) step.plain |= 1u << t;
+            }
+            step.whole = step.stored == (1u << count) - 1 && step.plain == 0;
+            const bool idle = step.present < 2 || (mirrored && count == 2 && step.present == 1);
+            if (step.stored == 0 || (idle && step.plain == 0)) continue;
+            if (!steps_.empty() && continues(steps_.back(), step)) {
+                ++steps_.back().groups;
+            } else {
+                steps_.push_back(step);
+            }
+        }
+    }
+    static bool continues(const SelectStep& a, const SelectStep& b) {
+        return a.base == b.base && a.spacing == b.spacing && a.first + a.groups == b.first &&
+               a.count == b.count && a.present == b.present && a.mirrored == b.mirrored &&
+               a.stored == b.stored && a.plain == b.plain;
+    }
+    void order(std::size_t base, std::size_t wires) {
+        if (base >= plan.n || left(base, wires) != Left::order) return;
+        const std::size_t count = wires == kBlock ? kBlock : std::min(wires / kBlock, kBlock);
+        const std::size_t spacing = wires / count;
+        put(base, count, spacing, false);
+        for (std::size_t i = 0; i < count && spacing > 1; ++i) order(base + i * spacing, spacing);
+    }
+
+    bool last_ = false;
+    std::vector<SelectStep> steps_;
 };
 
 struct SelectMemory {
-    Scratch tile, wide;
-    std::vector<const char*> tile_rows, wide_rows;
+    Scratch tile;
+    std::vector<const char*> tile_rows;
     SelectWork work;
 
     SelectMemory(const SelectPlan& plan, Dtype dtype)
-        : tile(plan.n * plan.width * 8),
-          wide(size_of(dtype) == 2 ? plan.n * plan.width * 4 : 0),
+        : tile(plan.n * (kTile * size_of(dtype) + 64)),
           tile_rows(plan.n),
-          wide_rows(plan.n),
-          work{tile.get(), wide.get(), tile_rows.data(), wide_rows.data()} {
-        const std::size_t row = plan.width * (dtype == Dtype::float64 ? 8 : 4);
+          work{tile.get(), tile_rows.data()} {
+        const std::size_t row = kTile * size_of(dtype) + 64;
         for (std::size_t i = 0; i < plan.n; ++i) tile_rows[i] = tile.get() + i * row;
     }
 };
@@ -234,15 +291,16 @@ Clients mean(const Rows& rows, const double* weights, void* out) {
 
 Clients median(const Rows& rows, Middle middle, void* out) {
     const std::size_t low = (rows.n - 1) / 2, high = rows.n / 2;
-    Selector selector(rows.n, low, high, true, rows.dtype);
-    if (middle == Middle::lower) selector.plan.high = low;
-    if (middle == Middle::upper) selector.plan.low = high;
+    const std::size_t first = middle == Middle::upper ? high : low,
+                      last = middle == Middle::lower ? low : high;
+    const Selector selector(rows.n, first, last, true, rows.dtype);
+    const SelectPlan& plan = selector.plan;
     return with_type(rows.dtype, [&](auto x) {
         using T = decltype(x);
         return for_columns<T>(rows, out, [&] {
-            return [&, kernel = *kMedian<T>, memory = SelectMemory(selector.plan, rows.dtype)](
+            return [&, kernel = *kMedian<T>, memory = SelectMemory(plan, rows.dtype)](
                        const char* const* in, std::size_t columns, char* to) {
-                return kernel(in, columns, selector.plan, memory.work, to);
+                return kernel(in, columns, plan, memory.work, to);
             };
         });
     });
@@ -256,13 +314,14 @@ Clients trimmed_mean(const Rows& rows, std::size_t f, void* out) {
     std::vector<double> none;
     const MeanArguments a = mean_arguments(nullptr, rows.n - 2 * f, rows.dtype == Dtype::float64, none);
     const Selector selector(rows.n, f, rows.n - f - 1, false, rows.dtype);
+    const SelectPlan& plan = selector.plan;
     return with_type(rows.dtype, [&](auto x) {
         using T = decltype(x);
         return for_columns<T>(rows, out, [&] {
-            return [&, kernel = *kTrimmedMean<T>, memory = SelectMemory(selector.plan, rows.dtype),
+            return [&, kernel = *kTrimmedMean<T>, memory = SelectMemory(plan, rows.dtype),
                     pending = PendingMemory<Widened<T>>(rows.n)](const char* const* in, std::size_t columns,
                                                                  char* to) mutable {
-                return kernel(in, columns, selector.plan, memory.work, a, to, *pending);
+                return kernel(in, columns, plan, memory.work, a, to, *pending);
             };
         });
     });

@@ -4,39 +4,6 @@
 //   returns  false if a value was NaN or infinite: the caller finds out whose; out is unspecified there
 namespace LEVEL {
 
-// Rows are prefetched into L2 a stretch of bytes ahead, and there row by row: memory then sees long
-// sequential reads. A kernel that works on columns [c, c + width) fetches its share of the rows, a few lines
-// now and then.
-constexpr std::size_t kAhead = 2048;
-struct Ahead {
-    const char* const* row;
-    const char* const* last;
-    std::size_t offset, stretch_end;
-
-    template <class T>
-    static TALLYSTICK_HD Ahead share(const char* const* rows, std::size_t n, std::size_t c,
-                                     std::size_t width) {
-        const std::size_t at = c * sizeof(T), start = at / kAhead * kAhead;
-        return {rows + n * (at - start) / kAhead, rows + n * (at - start + width * sizeof(T)) / kAhead,
-                start + kAhead, start + 2 * kAhead};
-    }
-    TALLYSTICK_HD void fetch_all() const {
-        for (const char* const* r = row; r < last; ++r)
-            for (std::size_t b = 0; b < kAhead; b += 64) __builtin_prefetch(*r + offset + b, 0, 2);
-    }
-    TALLYSTICK_HD std::size_t lines() const { return static_cast<std::size_t>(last - row) * (kAhead / 64); }
-    TALLYSTICK_HD void fetch(std::size_t lines) {
-        for (; lines > 0 && row < last; --lines) {
-            __builtin_prefetch(*row + offset, 0, 2);
-            offset += 64;
-            if (offset == stretch_end) {
-                offset -= kAhead;
-                ++row;
-            }
-        }
-    }
-};
-
 constexpr std::size_t kFewRows = 16;
 constexpr std::size_t kStretchBytes = 4096;  // of float rows of a stretch of sums
 
@@ -119,8 +86,16 @@ TALLYSTICK_HD void add_rows(const char* const* rows, std::size_t at, const doubl
     }
 }
 
-// Few rows, or rows in L1: sums of four vectors of columns at a time, in registers.
-template <class In, bool kWeighted, std::size_t kColumns>
+// Half a register of values as float64; for floats straight from memory, which saves cutting registers.
+template <class In, std::size_t kHalf>
+TALLYSTICK_HD DoubleVec half_of(FloatVec x, const char* p) {
+    if constexpr (sizeof(In) == 4) return to_double(load<HalfFloatVec>(p + kHalf * kDoubles * sizeof(In)));
+    return to_double(kHalf ? second_half(x) : first_half(x));
+}
+
+// Few rows, or rows in L1: sums of four vectors of columns at a time, in registers.  kOrdered: the first and
+// the last row bound the others.
+template <class In, bool kWeighted, bool kOrdered, std::size_t kColumns>
 TALLYSTICK_HD void sum_rows(const char* const* rows, std::size_t n, std::size_t at, const double* weights,
                             Sums<float, kColumns>& sums) {
     constexpr std::size_t kMost = kBytes == 64 ? 4 : 2;  // as many as there are registers for
@@ -135,25 +110,31 @@ TALLYSTICK_HD void sum_rows(const char* const* rows, std::size_t n, std::size_t 
             DoubleVec w;
             if constexpr (kWeighted) w = splat(weights[i]);
 #pragma GCC unroll 4
-            for (std::size_t k = 0; k < kVectors; ++k) {
-                const FloatVec x = Load<In>::from(p + k * kFloats * sizeof(In));
-                m[k] = larger_magnitude(m[k], x);
+            for (std::size_t k = 0; k < kVectors; ++k, p += kFloats * sizeof(In)) {
+                const FloatVec x = Load<In>::from(p);
+                if constexpr (!kOrdered) m[k] = larger_magnitude(m[k], x);
+                const DoubleVec a = half_of<In, 0>(x, p), b = half_of<In, 1>(x, p);
                 if constexpr (kWeighted) {
-                    s[2 * k] = fused(w, to_double(first_half(x)), s[2 * k]);
-                    s[2 * k + 1] = fused(w, to_double(second_half(x)), s[2 * k + 1]);
+                    s[2 * k] = fused(w, a, s[2 * k]);
+                    s[2 * k + 1] = fused(w, b, s[2 * k + 1]);
                 } else {
                     least[k] = smaller_magnitude(least[k], x);
-                    s[2 * k] += to_double(first_half(x));
-                    s[2 * k + 1] += to_double(second_half(x));
+                    s[2 * k] += a;
+                    s[2 * k + 1] += b;
                 }
             }
         }
 #pragma GCC unroll 4
         for (std::size_t k = 0; k < kVectors; ++k) {
-            store(sums.high + c + 2 * k * kDoubles, s[2 * k]);
-            store(sums.high + c + (2 * k + 1) * kDoubles, s[2 * k + 1]);
-            store(sums.largest + c + k * kFloats, m[k]);
-            store(sums.smallest + c + k * kFloats, least[k]);
+            const std::size_t j = c + k * kFloats;
+            if constexpr (kOrdered) {
+                m[k] = larger_magnitude(magnitude(Load<In>::from(rows[0] + at + j * sizeof(In))),
+                                        Load<In>::from(rows[n - 1] + at + j * sizeof(In)));
+            }
+            store(sums.high + j, s[2 * k]);
+            store(sums.high + j + kDoubles, s[2 * k + 1]);
+            store(sums.largest + j, m[k]);
+            store(sums.smallest + j, least[k]);
         }
     }
 }
@@ -262,27 +243,59 @@ __attribute__((noinline)) void postpone(const char* const* rows, std::size_t n, 
     if (++pending.count == 8) refine<Out>(pending, n, a);
 }
 
-// Column j after tier 1; false: open.
-template <class Out, class F, std::size_t kColumns>
-TALLYSTICK_HD bool settle(const Sums<F, kColumns>& sums, std::size_t j, const MeanScale& scale, Out& out) {
-    const double largest = sums.largest[j];
-    if constexpr (__is_same(Out, double)) {
-        const LongSum s{sums.high[j], sums.low[j], scale.step_dd * scale.total * largest};
-        const Bracket<double> b = bracket<double>(divide(s, scale));
-        out = largest == 0 ? 0.0 : b.low;
-        return (largest == 0) | (in_range<double>(largest) & (b.low == b.high));
-    } else {
-        return certify<Out>(sums.high[j], largest, scale, out);
-    }
+// A column of float64 data after tier 1: sum high + low; false: open.
+TALLYSTICK_HD bool settle(double high, double low, double largest, const MeanScale& scale, double& out) {
+    const Bracket<double> b =
+        bracket<double>(divide({high, low, scale.step_dd * scale.total * largest}, scale));
+    out = largest == 0 ? 0.0 : b.low;
+    return (largest == 0) | (in_range<double>(largest) & (b.low == b.high));
 }
 
-// The mean of kColumns columns from byte `at` on.
-template <class In, class Out, bool kWeighted, std::size_t kColumns, class F>
+// The results that tier 1 gives; returns which of them it leaves open, one bit each.  As certify() in
+// exact.h.
+template <class Out, std::size_t kCount, class F, std::size_t kColumns>
+TALLYSTICK_HD std::uint64_t settle(const Sums<F, kColumns>& sums, std::size_t first, const MeanScale& scale,
+                                   Out* results) {
+    std::uint64_t open = 0;
+    if constexpr (__is_same(Out, float)) {
+        const DoubleVec inverse = splat(scale.inverse), step = splat(scale.step), tiny = splat(kTiny);
+        for (std::size_t j = 0; j < kCount; j += kFloats) {
+            HalfFloatVec low[2], high[2];
+#pragma GCC unroll 2
+            for (std::size_t h = 0; h < 2; ++h) {
+                const std::size_t c = first + j + h * kDoubles;
+                const DoubleVec q = load<DoubleVec>(sums.high + c) * inverse;
+                const DoubleVec e = fused(to_double(load<HalfFloatVec>(sums.largest + c)), step, tiny);
+                low[h] = to_float(q - e);
+                high[h] = to_float(q + e);
+            }
+            const FloatVec from = join(low[0], low[1]);
+            store(results + j, from + 0.0f);
+            open |= unequal(from, join(high[0], high[1])) << j;
+        }
+    } else {
+        bool certain[kCount];
+        for (std::size_t j = 0; j < kCount; ++j) {
+            const std::size_t c = first + j;
+            if constexpr (__is_same(Out, double)) {
+                certain[j] = settle(sums.high[c], sums.low[c], sums.largest[c], scale, results[j]);
+            } else {
+                certain[j] = certify<Out>(sums.high[c], sums.largest[c], scale, results[j]);
+            }
+        }
+        for (std::size_t j = 0; j < kCount; ++j) open |= std::uint64_t{!certain[j]} << j;
+    }
+    return open;
+}
+
+// The mean of kColumns columns from byte `at` on.  kOrdered: as in sum_rows.
+template <class In, class Out, bool kWeighted, bool kOrdered, std::size_t kColumns, class F>
 TALLYSTICK_HD bool mean_stretch(const char* const* rows, std::size_t n, std::size_t at,
                                 const MeanArguments& a, char* out, Pending<F>& pending) {
     Sums<F, kColumns> sums;
-    if constexpr (kColumns <= kTile && !__is_same(In, double)) {
-        sum_rows<In, kWeighted>(rows, n, at, a.weights, sums);
+    constexpr bool kFew = kColumns <= kTile;
+    if constexpr (kFew && !__is_same(In, double)) {
+        sum_rows<In, kWeighted, kOrdered>(rows, n, at, a.weights, sums);
     } else {
         __builtin_memset(&sums, 0, sizeof sums);
         const double* w = a.weights;
@@ -294,15 +307,13 @@ TALLYSTICK_HD bool mean_stretch(const char* const* rows, std::size_t n, std::siz
     for (std::size_t j = 0; j < kColumns; j += kDoubles) check.see(load<DoubleVec>(sums.high + j));
     const bool finite = check.finite();
     if (!finite && !__is_same(In, double)) return false;  // sums of float64 may also overflow: go on
-    Out results[kColumns];
-    alignas(8) bool open[kColumns];
-    for (std::size_t j = 0; j < kColumns; ++j) open[j] = !settle<Out>(sums, j, a.scale, results[j]);
-    __builtin_memcpy(out, results, sizeof results);
-    for (std::size_t j = 0; j < kColumns; j += 8) {
-        std::uint64_t marks;  // bytes, little-endian
-        __builtin_memcpy(&marks, open + j, 8);
-        for (; marks; marks &= marks - 1) {
-            const std::size_t k = j + static_cast<std::size_t>(__builtin_ctzll(marks)) / 8;
+    constexpr std::size_t kAtOnce = kFew ? kColumns : kTile;
+    for (std::size_t first = 0; first < kColumns; first += kAtOnce) {
+        Out results[kAtOnce];
+        std::uint64_t open = settle<Out, kAtOnce>(sums, first, a.scale, results);
+        __builtin_memcpy(out + first * sizeof(Out), results, sizeof results);
+        for (; open; open &= open - 1) {
+            const std::size_t k = first + static_cast<std::size_t>(__builtin_ctzll(open));
             char* const to = out + k * sizeof(Out);
             const double sum = sums.high[k], largest = sums.largest[k];
             if constexpr (!kWeighted && !__is_same(In, double)) {
@@ -325,14 +336,14 @@ TALLYSTICK_HD bool mean_any(const char* const* rows, std::size_t n, std::size_t 
     bool finite = true;
     std::size_t c = 0;
     for (; n > kFewRows && c + kStretch <= columns; c += kStretch)
-        finite = mean_stretch<T, T, kWeighted, kStretch>(rows, n, c * sizeof(T), a, out + c * sizeof(T),
-                                                         pending) &&
+        finite = mean_stretch<T, T, kWeighted, false, kStretch>(rows, n, c * sizeof(T), a,
+                                                                out + c * sizeof(T), pending) &&
                  finite;
     for (; c < columns; c += kTile) {
         Ahead::share<T>(rows, n, c, kTile).fetch_all();
-        finite =
-            mean_stretch<T, T, kWeighted, kTile>(rows, n, c * sizeof(T), a, out + c * sizeof(T), pending) &&
-            finite;
+        finite = mean_stretch<T, T, kWeighted, false, kTile>(rows, n, c * sizeof(T), a, out + c * sizeof(T),
+                                                             pending) &&
+                 finite;
     }
     refine<T>(pending, n, a);
     return finite;
@@ -345,187 +356,59 @@ bool mean(const char* const* rows, std::size_t n, std::size_t columns, const Mea
                      : mean_any<T, false>(rows, n, columns, a, out, pending);
 }
 
-// ---- Selection. Up to kSorted rows are sorted in registers; more, block by block, then merged in an L1
-// tile. ----
+// ---- Median and trimmed mean, on select_kernels.h ----
 
-constexpr std::size_t kSorted = 16;
-
-template <class Network, std::size_t kAt, class Vec, std::size_t N>
-TALLYSTICK_HD void apply(Vec (&v)[N]) {
-    if constexpr (kAt < Network::kTable.size) {
-        constexpr Comparator c = Network::kTable.net[kAt];
-        const Vec a = v[c.a], b = v[c.b];
-        if constexpr (c.keep_low) v[c.a] = smaller(a, b);
-        if constexpr (c.keep_high) v[c.b] = larger(a, b);
-        apply<Network, kAt + 1>(v);
-    }
-}
-
-template <class F, std::size_t N>
-TALLYSTICK_HD void load_rows(const char* const* rows, std::size_t at, typename Lanes<F>::Vec (&v)[N],
-                             Alarm<F>& check) {
-#pragma GCC unroll 32
-    for (std::size_t i = 0; i < N; ++i) {
-        v[i] = load<typename Lanes<F>::Vec>(rows[i] + at);
-        check.see(v[i], i);
-    }
-}
-
-// Rows 0..N-1 sorted upwards into tile rows 0..N-1, `width` columns each.
-template <class F, std::size_t N>
-void sort_rows(const char* const* rows, std::size_t at, std::size_t width, F* tile, Alarm<F>& check) {
-    Alarm<F> seen = check;
-    for (std::size_t c = 0; c < width; c += Lanes<F>::kCount) {
-        typename Lanes<F>::Vec v[N];
-        load_rows<F>(rows, at + c * sizeof(F), v, seen);
-        apply<Selection<N, 0, N, true>, 0>(v);
-#pragma GCC unroll 32
-        for (std::size_t i = 0; i < N; ++i) store(tile + i * width + c, v[i]);
-    }
-    check = seen;
-}
-
-// The two middle ranks of N rows (the same row twice if N is odd).
-template <class F, std::size_t N>
-void middle_rows(const char* const* rows, std::size_t at, std::size_t width, F* tile, Alarm<F>& check) {
-    Alarm<F> seen = check;
-    constexpr std::size_t kLow = (N - 1) / 2, kHigh = N / 2;
-    for (std::size_t c = 0; c < width; c += Lanes<F>::kCount) {
-        typename Lanes<F>::Vec v[N];
-        load_rows<F>(rows, at + c * sizeof(F), v, seen);
-        apply<Selection<N, kLow, kHigh + 1, true>, 0>(v);
-        store(tile + kLow * width + c, v[kLow]);
-        store(tile + kHigh * width + c, v[kHigh]);
-    }
-    check = seen;
-}
-
-template <class F>
-using SortRows = void (*)(const char* const*, std::size_t, std::size_t, F*, Alarm<F>&);
-#define TALLYSTICK_UP_TO_16(name)                                                        \
-    {&name<F, 1>,  &name<F, 2>,  &name<F, 3>,  &name<F, 4>,  &name<F, 5>,  &name<F, 6>,  \
-     &name<F, 7>,  &name<F, 8>,  &name<F, 9>,  &name<F, 10>, &name<F, 11>, &name<F, 12>, \
-     &name<F, 13>, &name<F, 14>, &name<F, 15>, &name<F, 16>}
-template <class F>
-constexpr SortRows<F> kSortRows[kSorted] = TALLYSTICK_UP_TO_16(sort_rows);
-template <class F>
-constexpr SortRows<F> kMiddleRows[kSorted] = TALLYSTICK_UP_TO_16(middle_rows);
-#undef TALLYSTICK_UP_TO_16
-
-// The comparators of the merging phases, one after another, each over all columns of the tile.
-template <class F, std::size_t kWidth>
-void merge(const Comparator* net, std::size_t size, F* tile, Ahead ahead) {
-    typedef typename Lanes<F>::Vec Vec;
-    if (size == 0) return ahead.fetch_all();
-    const std::size_t lines = ahead.lines() / size + 1;
-    for (std::size_t k = 0; k < size; ++k) {
-        ahead.fetch(lines);
-        F* const a = tile + net[k].a * kWidth;
-        F* const b = tile + net[k].b * kWidth;
-        const bool low = net[k].keep_low, high = net[k].keep_high;
-        for (std::size_t c = 0; c < kWidth; c += Lanes<F>::kCount) {
-            const Vec x = load<Vec>(a + c), y = load<Vec>(b + c);
-            if (low) store(a + c, smaller(x, y));
-            if (high) store(b + c, larger(x, y));
-        }
-    }
-}
-
-// Leaves the ranks that the plan asks for on the rows of work.tile.
-template <class F>
-void select(const char* const* rows, std::size_t at, const SelectPlan& plan, F* tile, Ahead ahead,
-            Alarm<F>& check) {
-    const std::size_t n = plan.n, width = plan.width;
-    if (n <= kSorted) {
-        (plan.middle_only ? kMiddleRows<F> : kSortRows<F>)[n - 1](rows, at, width, tile, check);
-        return;
-    }
-    std::size_t i = 0;
-    for (; i + 2 * kSorted <= n; i += 2 * kSorted)
-        sort_rows<F, 2 * kSorted>(rows + i, at, width, tile + i * width, check);
-    for (; i < n; i += kSorted) {
-        const std::size_t count = n - i < kSorted ? n - i : kSorted;
-        kSortRows<F>[count - 1](rows + i, at, width, tile + i * width, check);
-    }
-    if (width == 64) {
-        merge<F, 64>(plan.net, plan.size, tile, ahead);
-    } else if (width == 32) {
-        merge<F, 32>(plan.net, plan.size, tile, ahead);
-    } else {
-        merge<F, 16>(plan.net, plan.size, tile, ahead);
-    }
-}
-
-// 16-bit rows, widened into work.wide.
 template <class T>
-TALLYSTICK_HD void widen_rows(const char* const* rows, std::size_t at, const SelectPlan& plan,
-                              const SelectWork& work) {
-    float* to = static_cast<float*>(work.wide);
-    for (std::size_t i = 0; i < plan.n; ++i, to += plan.width) {
-        const char* p = rows[i] + at;
-        for (std::size_t c = 0; c < plan.width; c += kFloats) store(to + c, Load<T>::from(p + c * sizeof(T)));
-        work.wide_rows[i] = reinterpret_cast<const char*>(to);
-    }
-}
-
-template <class T, class F>
-TALLYSTICK_HD void select_tile(const char* const* rows, std::size_t c, const SelectPlan& plan,
-                               const SelectWork& work, Alarm<F>& check) {
-    F* tile = static_cast<F*>(work.tile);
+TALLYSTICK_HD void select_tile(const char* const* rows, std::size_t c, const SelectPlan& plan, T* tile,
+                               WatchOf<T>& watch) {
     const Ahead ahead = Ahead::share<T>(rows, plan.n, c, plan.width);
-    if (plan.n <= kSorted) ahead.fetch_all();
-    if constexpr (sizeof(T) == 2) {
-        widen_rows<T>(rows, c * sizeof(T), plan, work);
-        select<F>(work.wide_rows, 0, plan, tile, ahead, check);
-    } else {
-        select<F>(rows, c * sizeof(T), plan, tile, ahead, check);
-    }
+    select<T>(rows, c * sizeof(T), plan, reinterpret_cast<KeyOf<T>*>(tile), ahead, watch);
 }
 
 template <class T>
 bool median(const char* const* rows, std::size_t columns, const SelectPlan& plan, const SelectWork& work,
             char* out) {
-    typedef Widened<T> F;
-    Alarm<F> check;
-    const F* tile = static_cast<const F*>(work.tile);
+    WatchOf<T> watch;
+    T* const tile = static_cast<T*>(work.tile);
     for (std::size_t c = 0; c < columns; c += plan.width) {
-        select_tile<T, F>(rows, c, plan, work, check);
-        const F* low = tile + plan.low * plan.width;
-        const F* high = tile + plan.high * plan.width;
+        select_tile<T>(rows, c, plan, tile, watch);
+        const T* low = tile + plan.low * kStride<T>;
+        const T* high = tile + plan.high * kStride<T>;
         T results[kTile];
-        if (low == high) {
-            for (std::size_t j = 0; j < plan.width; ++j) results[j] = narrow<T>(low[j]);
-        } else if constexpr (__is_same(T, float)) {
+        if constexpr (__is_same(T, float)) {
             for (std::size_t j = 0; j < plan.width; j += kFloats)
                 store(results + j, middle_of_floats(load<FloatVec>(low + j), load<FloatVec>(high + j)));
+        } else if (low == high) {
+            for (std::size_t j = 0; j < plan.width; ++j) results[j] = narrow<T>(widen(low[j]));
         } else {
-            for (std::size_t j = 0; j < plan.width; ++j) results[j] = middle_of<T>(low[j], high[j]);
+            for (std::size_t j = 0; j < plan.width; ++j)
+                results[j] = middle_of<T>(widen(low[j]), widen(high[j]));
         }
         __builtin_memcpy(out + c * sizeof(T), results, plan.width * sizeof(T));
     }
-    return check.finite();
+    return watch.finite();
 }
 
 template <class T>
 bool trimmed_mean(const char* const* rows, std::size_t columns, const SelectPlan& plan,
                   const SelectWork& work, const MeanArguments& a, char* out, Pending<Widened<T>>& pending) {
-    typedef Widened<T> F;
-    Alarm<F> check;
+    WatchOf<T> watch;
+    T* const tile = static_cast<T*>(work.tile);
     const char* const* kept = work.tile_rows + plan.low;
     const std::size_t count = plan.high - plan.low + 1;
     for (std::size_t c = 0; c < columns; c += plan.width) {
-        select_tile<T, F>(rows, c, plan, work, check);
+        select_tile<T>(rows, c, plan, tile, watch);
         char* o = out + c * sizeof(T);
         if (plan.width == 64) {
-            mean_stretch<F, T, false, 64>(kept, count, 0, a, o, pending);
+            mean_stretch<T, T, false, true, 64>(kept, count, 0, a, o, pending);
         } else if (plan.width == 32) {
-            mean_stretch<F, T, false, 32>(kept, count, 0, a, o, pending);
+            mean_stretch<T, T, false, true, 32>(kept, count, 0, a, o, pending);
         } else {
-            mean_stretch<F, T, false, 16>(kept, count, 0, a, o, pending);
+            mean_stretch<T, T, false, true, 16>(kept, count, 0, a, o, pending);
         }
     }
     refine<T>(pending, count, a);
-    return check.finite();
+    return watch.finite();
 }
 
 // ---- Who was it, and the yardstick. ----

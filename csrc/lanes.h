@@ -56,6 +56,13 @@ TALLYSTICK_HD FloatVec widen_halves(const void* p) {
 TALLYSTICK_HD HalfFloatVec first_half(FloatVec v) { return _mm512_castps512_ps256(v); }
 TALLYSTICK_HD HalfFloatVec second_half(FloatVec v) { return _mm512_extractf32x8_ps(v, 1); }
 TALLYSTICK_HD DoubleVec to_double(HalfFloatVec v) { return _mm512_cvtps_pd(v); }
+TALLYSTICK_HD HalfFloatVec to_float(DoubleVec v) { return _mm512_cvtpd_ps(v); }
+TALLYSTICK_HD FloatVec join(HalfFloatVec a, HalfFloatVec b) {
+    return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1);
+}
+TALLYSTICK_HD std::uint64_t unequal(FloatVec a, FloatVec b) {  // bit j: lane j
+    return _mm512_cmp_ps_mask(a, b, _CMP_NEQ_UQ);
+}
 #elif LEVEL_BYTES == 32
 TALLYSTICK_HD FloatVec smaller(FloatVec a, FloatVec b) { return _mm256_min_ps(b, a); }
 TALLYSTICK_HD FloatVec larger(FloatVec a, FloatVec b) { return _mm256_max_ps(a, b); }
@@ -69,6 +76,11 @@ TALLYSTICK_HD FloatVec widen_halves(const void* p) {
 TALLYSTICK_HD HalfFloatVec first_half(FloatVec v) { return _mm256_castps256_ps128(v); }
 TALLYSTICK_HD HalfFloatVec second_half(FloatVec v) { return _mm256_extractf128_ps(v, 1); }
 TALLYSTICK_HD DoubleVec to_double(HalfFloatVec v) { return _mm256_cvtps_pd(v); }
+TALLYSTICK_HD HalfFloatVec to_float(DoubleVec v) { return _mm256_cvtpd_ps(v); }
+TALLYSTICK_HD FloatVec join(HalfFloatVec a, HalfFloatVec b) { return _mm256_set_m128(b, a); }
+TALLYSTICK_HD std::uint64_t unequal(FloatVec a, FloatVec b) {
+    return static_cast<unsigned>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NEQ_UQ)));
+}
 #else
 TALLYSTICK_HD FloatVec smaller(FloatVec a, FloatVec b) { return b < a ? b : a; }
 TALLYSTICK_HD FloatVec larger(FloatVec a, FloatVec b) { return b < a ? a : b; }
@@ -98,6 +110,13 @@ TALLYSTICK_HD FloatVec widen_halves(const void* p) {
 TALLYSTICK_HD HalfFloatVec first_half(FloatVec v) { return HalfFloatVec{v[0], v[1]}; }
 TALLYSTICK_HD HalfFloatVec second_half(FloatVec v) { return HalfFloatVec{v[2], v[3]}; }
 TALLYSTICK_HD DoubleVec to_double(HalfFloatVec v) { return __builtin_convertvector(v, DoubleVec); }
+TALLYSTICK_HD HalfFloatVec to_float(DoubleVec v) { return __builtin_convertvector(v, HalfFloatVec); }
+TALLYSTICK_HD FloatVec join(HalfFloatVec a, HalfFloatVec b) { return FloatVec{a[0], a[1], b[0], b[1]}; }
+TALLYSTICK_HD std::uint64_t unequal(FloatVec a, FloatVec b) {
+    std::uint64_t bits = 0;
+    for (std::size_t j = 0; j < kFloats; ++j) bits |= std::uint64_t{a[j] != b[j]} << j;
+    return bits;
+}
 #endif
 
 // The register's worth of values of type T that starts at p.
@@ -146,26 +165,6 @@ struct FiniteCheck {
     TALLYSTICK_HD bool finite() const {
         bool all = true;
         for (std::size_t j = 0; j < Lanes<F>::kCount; ++j) all = all && bits[j] == 0;
-        return all;
-    }
-};
-
-// Cheaper beside min and max, which occupy the units of that check: the sum of what was read is finite only
-// if all of it is. Huge values give a false alarm, which costs the caller a look at the rows.
-template <class F>
-struct Alarm {
-    typename Lanes<F>::Vec even = {}, odd = {};
-    TALLYSTICK_HD void see(typename Lanes<F>::Vec v, std::size_t i) {
-        if (i & 1) {
-            odd += v;
-        } else {
-            even += v;
-        }
-    }
-    TALLYSTICK_HD bool finite() const {
-        const typename Lanes<F>::Vec sum = even + odd, none = sum - sum;
-        bool all = true;
-        for (std::size_t j = 0; j < Lanes<F>::kCount; ++j) all = all && none[j] == 0;
         return all;
     }
 };
