@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 import numpy as np
@@ -54,6 +55,45 @@ def test_one_seed_gives_one_split():
         np.testing.assert_array_equal(a.x, b.x)
     assert [h.id for h in first.hospitals] == [f"hospital-{i:02d}" for i in range(1, 11)]
     assert not np.array_equal(first.test_x, other.test_x)
+
+
+def test_an_endless_skew_parameter_splits_every_class_alike():
+    split = data.load("digits", 10, skew=math.inf, uneven=0)
+    counts = np.array([np.bincount(h.y, minlength=10) for h in split.hospitals])
+    assert np.ptp(counts, axis=0).max() <= 1
+    skewed = data.load("digits", 10, skew=0.5, uneven=0)
+    assert min(np.bincount(h.y, minlength=10).min() for h in skewed.hospitals) == 0
+
+
+def test_the_servers_records_are_nobody_elses():
+    without, split = data.load("digits", 10), data.load("digits", 10, server=100)
+    assert without.server is None
+    assert split.server.x.shape == (100, 64)
+    assert len(np.unique(split.server.y)) == 10  # drawn at random from all of them
+    np.testing.assert_array_equal(split.test_x, without.test_x)
+
+    def rows(federation):
+        everybody = [*federation.hospitals, *([federation.server] if federation.server else [])]
+        return sorted(map(bytes, np.concatenate([h.x for h in everybody])))
+
+    assert rows(split) == rows(without)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"skew": 0.0}, "skew > 0"),
+        ({"skew": math.nan}, "skew > 0"),
+        ({"uneven": -1.0}, "uneven >= 0"),
+        ({"uneven": math.inf}, "uneven >= 0"),
+        ({"server": -1}, "0 to 397"),
+        ({"server": 398}, "0 to 397"),
+        ({"server": 390}, "2 to 0"),  # too few are left to split
+    ],
+)
+def test_a_split_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ArgumentError, match=message):
+        data.load(**options)
 
 
 @pytest.mark.parametrize(("name", "most"), [("breast_cancer", 19), ("digits", 62)])
