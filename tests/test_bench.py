@@ -115,7 +115,7 @@ def test_default_rules_are_those_of_this_version():
     [
         ({"data": "iris"}, ArgumentError, "digits"),
         ({"clients": 2}, ArgumentError, "3 or more"),
-        ({"clients": 100}, ArgumentError, "2 to 62"),
+        ({"clients": 100}, ArgumentError, "2 to 58"),
         ({"attackers": 0}, ArgumentError, "1 to 3, less than half"),
         ({"attackers": 4}, ArgumentError, "1 to 3, less than half"),
         ({"rounds": 0}, ArgumentError, "1 to 1000"),

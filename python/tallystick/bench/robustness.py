@@ -3,12 +3,16 @@
 Every cell of the table trains the demo's model on the same split, the same start and the same batches; it
 differs from its neighbours by the rule or the attack alone. Updates count alike (no weights), so that all
 rules answer the same question. Numbers depend on the settings, not on how many processes share the work.
+
+What some rules want beyond the updates is there for all of them: the server has SERVER records of its own, a
+seed in a rule's text is raised by one every round, and the first client, whom monna trusts, is honest.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +34,7 @@ NONE = "none"  # the column without an attack
 MARGIN = 0.10  # below the mean without an attack by more than this: not defended
 TRAINING = training.Training(epochs=1, batch=32, rate=0.1)
 MOST_ROUNDS = 1000
+SERVER = 96  # records that the server holds: as many as a client has on average by default
 
 ATTACKS = (
     NONE,
@@ -247,27 +252,52 @@ def _accuracy(cell: Cell) -> float:
     """After the last round, on held-out records; 0 if NaN or infinity ended the training."""
     settings, text, attack, seed = cell
     federation = _federation(settings.data, settings.clients, settings.alpha, seed)
-    hostile = choose([h.id for h in federation.hospitals], settings.attackers, seed)
+    hostile = choose([h.id for h in federation.hospitals[1:]], settings.attackers, seed)
     clients = Clients(federation, hostile, attack, STRENGTHS.get(attack), seed, TRAINING)
-    rule = aggregate.rule(text)
+    server = _Server(text, federation, seed)
     model = _start(federation, seed)
     with np.errstate(all="ignore"):  # a model under attack may leave float32
         for number in range(1, settings.rounds + 1):
+            server.begin(model, number)
             try:
                 updates = (
                     clients.honest(model, number)
                     if attack == NONE
-                    else clients.attacked(model, number, lambda rows: rule(rows.astype(np.float32)).value)
+                    else clients.attacked(model, number, server.value)
                 )
-                model = training.add(model, rule(updates).value)
+                model = training.add(model, training.unflatten(server.close(updates), model))
             except NonFiniteError:
                 return 0.0
         return training.accuracy(model, federation.test_x, federation.test_y)
 
 
+class _Server:
+    """Aggregates the rounds of one cell."""
+
+    def __init__(self, text: str, federation: data.Federation, seed: int) -> None:
+        self.text, self.federation, self.seed = text, federation, seed
+        self.rule = aggregate.rule(text)
+
+    def begin(self, model: training.Model, number: int) -> None:
+        self.rule = _of_round(self.text, number)
+
+    def value(self, rows: Floats) -> Floats:
+        """What the rule would make of these updates, one a row, in this round."""
+        return np.asarray(self.rule(rows.astype(np.float32)).value, np.float64)
+
+    def close(self, updates: Sequence[training.Model]) -> Floats:
+        """The round's aggregate."""
+        return self.value(np.stack([training.flatten(update) for update in updates]))
+
+
+def _of_round(text: str, number: int) -> aggregate.Rule:
+    """The rule with other random choices than in the round before."""
+    return aggregate.rule(re.sub(r"\bseed=(\d+)", lambda m: f"seed={int(m[1]) + number - 1}", text))
+
+
 @lru_cache(maxsize=8)
 def _federation(name: str, clients: int, alpha: float, seed: int) -> data.Federation:
-    return data.load(name, clients, seed, skew=alpha, uneven=0.0)
+    return data.load(name, clients, seed, skew=alpha, uneven=0.0, server=SERVER)
 
 
 def _start(federation: data.Federation, seed: int) -> training.Model:
