@@ -13,10 +13,11 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tallystick import aggregate
+from tallystick import _engine, aggregate
 from tallystick.bench import picture, report, robustness
 from tallystick.bench.robustness import Heterogeneity, Settings, Table
 from tallystick.cli import app
+from tallystick.demo import training
 from tallystick.errors import ArgumentError, MissingExtraError, RuleError
 
 SMALL = Settings(clients=7, attackers=1, rounds=2, rules=("mean", "median"), attacks=("none", "foe"), jobs=1)
@@ -103,11 +104,68 @@ def test_bare_names_get_f_and_full_texts_keep_theirs():
     assert table.texts["trimmed_mean(f=2)"] == "trimmed_mean(f=2)"
 
 
-def test_default_rules_are_those_of_this_version():
+def test_default_rules_run_and_are_all_rules_of_this_version(monkeypatch):
     rules = robustness.default_rules(3)
-    assert {"mean", "median", "trimmed_mean", "krum", "multi_krum"} <= set(rules)
-    assert all(robustness.complete(text, 3) for text in rules)
     assert len(set(rules)) == len(rules)
+    for text in rules:
+        robustness.complete(text, 3).check(Settings().clients)
+    named = {stage.split("(")[0] for text in rules for stage in text.split(" | ")}
+    assert set(_engine.RULES) - named == robustness.LEFT_OUT
+    monkeypatch.setitem(_engine.RULES, "newcomer", _engine.RULES["median"])
+    assert robustness.default_rules(3) == (*rules, "newcomer")
+
+
+@pytest.mark.parametrize("rule", robustness.default_rules(1))
+def test_every_default_rule_trains(rule):
+    table = robustness.run(changed(rules=(rule,), attacks=("sign_flip",), rounds=1))
+    assert 0 < table.mean(rule, "sign_flip") < 1
+
+
+def one_server(rule):
+    federation = robustness._federation("digits", 7, 0.5, 0)
+    return robustness._Server(robustness.complete(rule, 1).text, federation, 0), robustness._start(
+        federation, 0
+    )
+
+
+def test_a_state_goes_from_round_to_round_and_trying_leaves_it_alone():
+    server, model = one_server("centered_clipping(tau=0.5)")
+    updates = [{name: np.ones_like(value) for name, value in model.items()}] * 7
+    server.begin(model, 1)
+    first = server.close(updates)
+    server.begin(model, 2)
+    tried = server.value(np.ones((7, first.size)))
+    second = server.close(updates)
+    np.testing.assert_array_equal(tried, second)
+    assert np.linalg.norm(first) == pytest.approx(0.5, rel=1e-5)  # half a unit from 0, then from there
+    assert np.linalg.norm(second) == pytest.approx(1.0, rel=1e-5)
+
+
+def test_the_server_trains_on_records_of_its_own_every_round():
+    server, model = one_server("fltrust")
+    server.begin(model, 1)
+    own = server.inputs["server"]
+    assert len(server.federation.server.y) == robustness.SERVER
+    assert np.linalg.norm(own) > 0
+    same = [training.unflatten(own.astype(np.float64), model)] * 7
+    np.testing.assert_allclose(server.close(same), own, rtol=1e-5, atol=1e-7)
+    server.begin(model, 2)
+    assert not np.array_equal(server.inputs["server"], own)  # other batches
+    assert one_server("median")[0].inputs == {}
+
+
+def test_random_rules_draw_anew_every_round():
+    text = robustness.complete("bucketing(s=2, seed=5) | median", 1).text
+    assert robustness._of_round(text, 1).text == text
+    assert "seed=7" in robustness._of_round(text, 3).text
+    assert robustness._of_round("median", 3).text == "median(kind=mid)"
+
+
+def test_the_first_client_is_honest(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(robustness, "choose", lambda ids, *a: drawn.append(ids) or tuple(ids[:1]))
+    robustness.run(changed(rules=("median",), attacks=("foe",), rounds=1))
+    assert all("hospital-01" not in ids and len(ids) == 6 for ids in drawn)
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tallystick import _backend, aggregate
+from tallystick import _backend, _engine, aggregate
 from tallystick.demo import attacks, data, training
 from tallystick.demo.clients import Clients, choose
 from tallystick.demo.config import complete
@@ -56,7 +57,35 @@ ATTACKS = (
 # The demo boosts its flip to be seen; here foe is the boosted one.
 STRENGTHS: Mapping[str, float] = {"sign_flip": 1.0}
 
-RULES = ("mean", "median", "trimmed_mean", "krum", "multi_krum")
+# centered_clipping wants a radius that fits the updates: their lengths are about 0.9 at first, 0.2 at last.
+RULES = (
+    "mean",
+    "median",
+    "trimmed_mean",
+    "meamed",
+    "phocas",
+    "krum",
+    "multi_krum",
+    "bulyan",
+    "mda",
+    "monna",
+    "cge",
+    "smea",
+    "dnc",
+    "geometric_median",
+    "centered_clipping(tau=0.3)",
+    "norm_clipping",
+    "caf",
+    "foolsgold",
+    "fltrust",
+    "flame",
+    "nnm | trimmed_mean",
+    "nnm | krum",
+    "nnm | geometric_median",
+    "arc | nnm | trimmed_mean",
+    "bucketing(s=2) | median",
+)
+LEFT_OUT = {"majority"}  # it returns signs, not an update
 
 Floats = npt.NDArray[np.float64]
 
@@ -122,8 +151,10 @@ class Table:
 
 
 def default_rules(f: int) -> tuple[str, ...]:
-    """Every rule of this version, then compositions."""
-    return tuple(text for text in RULES if _known(text, f))
+    """RULES, and every rule of this version that they do not name."""
+    named = {stage for text in RULES for stage in re.findall(r"[a-z][a-z0-9_]*(?=\(|\s*\||\s*$)", text)}
+    new = [name for name in sorted(_engine.RULES) if name not in named | LEFT_OUT]
+    return (*RULES, *(text for text in new if _takes_only_f(text, f)))
 
 
 def run(settings: Settings, *, on_cell: Callable[[int, int], None] | None = None) -> Table:
@@ -164,9 +195,10 @@ def run(settings: Settings, *, on_cell: Callable[[int, int], None] | None = None
 # ---- settings --------------------------------------------------------------------------------------------
 
 
-def _known(text: str, f: int) -> bool:
+def _takes_only_f(name: str, f: int) -> bool:
+    """Whether the rule runs without other parameters."""
     try:
-        complete(text, f)
+        complete(name, f)
     except RuleError:
         return False
     return True
@@ -203,7 +235,7 @@ def _check(settings: Settings) -> tuple[Settings, dict[str, str]]:
     rules = settings.rules or default_rules(settings.attackers)
     texts = {text: complete(text, settings.attackers).text for text in rules}
     for rule in texts.values():
-        aggregate.rule(rule)(np.eye(settings.clients, 3, dtype=np.float32))
+        aggregate.rule(rule).check(settings.clients)
     for seed in settings.seeds:
         _federation(settings.data, settings.clients, settings.alpha, seed)
     settings = Settings(**{**vars(settings), "rules": tuple(rules)})
@@ -272,22 +304,33 @@ def _accuracy(cell: Cell) -> float:
 
 
 class _Server:
-    """Aggregates the rounds of one cell."""
+    """Aggregates the rounds of one cell, and has what the rule wants beyond the updates."""
 
     def __init__(self, text: str, federation: data.Federation, seed: int) -> None:
         self.text, self.federation, self.seed = text, federation, seed
         self.rule = aggregate.rule(text)
+        self.inputs: dict[str, Any] = {}
 
     def begin(self, model: training.Model, number: int) -> None:
         self.rule = _of_round(self.text, number)
+        if "server" in self.rule.inputs:
+            assert self.federation.server is not None
+            own = training.train(model, self.federation.server, TRAINING, [self.seed, 6, number])
+            self.inputs["server"] = training.flatten(own).astype(np.float32)
 
     def value(self, rows: Floats) -> Floats:
         """What the rule would make of these updates, one a row, in this round."""
-        return np.asarray(self.rule(rows.astype(np.float32)).value, np.float64)
+        return np.asarray(self._outcome(rows).value, np.float64)
 
     def close(self, updates: Sequence[training.Model]) -> Floats:
         """The round's aggregate."""
-        return self.value(np.stack([training.flatten(update) for update in updates]))
+        outcome = self._outcome(np.stack([training.flatten(update) for update in updates]))
+        if "state" in self.rule.inputs:
+            self.inputs["state"] = outcome.state
+        return np.asarray(outcome.value, np.float64)
+
+    def _outcome(self, rows: Floats) -> aggregate.Outcome:
+        return self.rule(rows.astype(np.float32), **self.inputs)
 
 
 def _of_round(text: str, number: int) -> aggregate.Rule:
