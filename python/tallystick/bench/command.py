@@ -41,7 +41,8 @@ def robustness(
     ] = 0.5,
     iid: Annotated[bool, typer.Option("--iid", help="Split classes evenly, in place of --alpha.")] = False,
     seeds: Annotated[
-        list[int] | None, typer.Option("--seed", help="Of split, model, batches (repeatable) [default: 0].")
+        list[int] | None,
+        typer.Option("--seed", help="Of split, model, batches (repeatable) [default: 0 and 1]."),
     ] = None,
     rules: Annotated[
         list[str] | None, typer.Option("--rule", help="Rule, as a name or text (repeatable) [default: all].")
@@ -78,7 +79,7 @@ def robustness(
         attackers=attackers,
         rounds=rounds,
         alpha=math.inf if iid else alpha,
-        seeds=tuple(seeds or (0,)),
+        seeds=tuple(seeds or Settings.seeds),
         rules=tuple(rules or ()),
         attacks=tuple(attacks or ATTACKS),
         jobs=jobs,

@@ -101,7 +101,7 @@ class Settings:
     attackers: int = 3
     rounds: int = 40
     alpha: float = 0.5
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1)
     rules: tuple[str, ...] = ()  # empty: all of default_rules()
     attacks: tuple[str, ...] = ATTACKS
     jobs: int = 0
