@@ -13,7 +13,7 @@ import pytest
 from tallystick.bench.robustness import Settings, run
 
 ROBUST = ("median", "trimmed_mean", "multi_krum")
-SMALL = Settings(clients=11, attackers=2, rounds=20, rules=("mean", *ROBUST), attacks=("none", "foe"), jobs=1)
+SMALL = Settings("digits", 11, 2, 20, 0.5, (0,), ("mean", *ROBUST), ("none", "foe"))
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

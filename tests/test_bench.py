@@ -20,7 +20,7 @@ from tallystick.cli import app
 from tallystick.demo import training
 from tallystick.errors import ArgumentError, MissingExtraError, RuleError
 
-SMALL = Settings(clients=7, attackers=1, rounds=2, rules=("mean", "median"), attacks=("none", "foe"), jobs=1)
+SMALL = Settings("digits", 7, 1, 2, 0.5, (0,), ("mean", "median"), ("none", "foe"), 1)
 
 
 def changed(**options):
@@ -289,7 +289,10 @@ QUICK += ["--rule", "mean", "--rule", "krum", "--attack", "none", "--attack", "f
 
 
 def call(*arguments, **environment):
-    return CliRunner().invoke(app, [*QUICK, *map(str, arguments)], env={"COLUMNS": "100", **environment})
+    seed = [] if "--seed" in arguments else ["--seed", "0"]
+    return CliRunner().invoke(
+        app, [*QUICK, *seed, *map(str, arguments)], env={"COLUMNS": "100", **environment}
+    )
 
 
 def test_json_is_one_object_with_the_promised_keys(tmp_path):
@@ -318,7 +321,7 @@ def test_text_holds_the_table_and_what_is_not_defended(tmp_path):
     called = call("--picture", tmp_path / "r.png")
     assert called.exit_code == 0
     text = " ".join(called.stdout.split())
-    assert "Digits, 7 clients, 1 hostile, 1 rounds, split by Dirichlet(0.5), seed 0" in text
+    assert "Digits, 7 clients, 1 hostile, 1 round, split by Dirichlet(0.5), seed 0" in text
     assert "rule worst none foe" in text
     assert "what is not defended" in text
     assert "r.png" in called.stdout.replace("\n", "")

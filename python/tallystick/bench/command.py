@@ -42,13 +42,13 @@ def robustness(
     iid: Annotated[bool, typer.Option("--iid", help="Split classes evenly, in place of --alpha.")] = False,
     seeds: Annotated[
         list[int] | None,
-        typer.Option("--seed", help="Of split, model, batches (repeatable) [default: 0 and 1]."),
+        typer.Option("--seed", help="Of split, model, batches (repeatable). Without: 0 and 1."),
     ] = None,
     rules: Annotated[
-        list[str] | None, typer.Option("--rule", help="Rule, as a name or text (repeatable) [default: all].")
+        list[str] | None, typer.Option("--rule", help="Rule, as a name or text (repeatable). Without: all.")
     ] = None,
     attacks: Annotated[
-        list[str] | None, typer.Option("--attack", help="Attack, or none (repeatable) [default: all].")
+        list[str] | None, typer.Option("--attack", help="Attack, or none (repeatable). Without: all.")
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG file to draw the table into.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes; 0: one per core.")] = 0,

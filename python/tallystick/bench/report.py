@@ -39,7 +39,7 @@ def headline(settings: Settings) -> str:
     seeds = f"seed{'s' * (len(settings.seeds) > 1)} {', '.join(map(str, settings.seeds))}"
     return (
         f"{TITLES[settings.data]}, {settings.clients} clients, {settings.attackers} hostile, "
-        f"{settings.rounds} rounds, {split}, {seeds}"
+        f"{settings.rounds} round{'s' * (settings.rounds > 1)}, {split}, {seeds}"
     )
 
 
