@@ -6,8 +6,10 @@
 #include <optional>
 #include <stdexcept>  // for invalid_argument
 #include <string>
+#include <variant>
 
 #include "aggregate.h"
+#include "mixed.h"
 
 namespace tallystick {
 
@@ -67,6 +69,27 @@ inline const double* checked_coefficients(const Array<double>& weights, std::siz
         if (!(w[i] - w[i] == 0))
             throw std::invalid_argument("combine: finite weights expected, got " + std::to_string(w[i]));
     return w;
+}
+
+// m >= 1 rows of n finite entries.
+inline Matrix checked_matrix(const Array<double>& matrix, std::size_t n) {
+    if (matrix.ndim() != 2 || matrix.shape(0) < 1 || static_cast<std::size_t>(matrix.shape(1)) != n)
+        throw std::invalid_argument("mixed: a matrix of " + std::to_string(n) + " columns expected");
+    const double* values = matrix.data();
+    for (std::size_t k = 0; k < static_cast<std::size_t>(matrix.size()); ++k)
+        if (!(values[k] - values[k] == 0))
+            throw std::invalid_argument("mixed: finite entries expected, got " + std::to_string(values[k]));
+    return {values, static_cast<std::size_t>(matrix.shape(0))};
+}
+
+// A column rule and its argument: the kind of a median, else f.
+inline ColumnRule column_rule(const std::string& name,
+                              const std::variant<std::size_t, std::string>& argument) {
+    const std::size_t* f = std::get_if<std::size_t>(&argument);
+    const std::string* kind = std::get_if<std::string>(&argument);
+    if (name == "median" && kind) return {ColumnRule::Kind::median, middle_from_name(*kind), 0};
+    if (name == "trimmed_mean" && f) return {ColumnRule::Kind::trimmed_mean, Middle::mid, *f};
+    throw std::invalid_argument("mixed: median with its kind or trimmed_mean with f expected, got " + name);
 }
 
 }  // namespace tallystick

@@ -15,6 +15,8 @@ constexpr std::size_t kTile = 64;  // columns; a multiple of every level's block
 #include "lanes.h"
 //
 #include "ahead.h"
+#include "widen.h"
+//
 #include "combine_kernels.h"
 #undef LEVEL
 #undef LEVEL_BYTES
@@ -25,6 +27,8 @@ TALLYSTICK_AVX2_BEGIN
 #include "lanes.h"
 //
 #include "ahead.h"
+#include "widen.h"
+//
 #include "combine_kernels.h"
 #undef LEVEL
 #undef LEVEL_BYTES
@@ -35,6 +39,8 @@ TALLYSTICK_AVX512_BEGIN
 #include "lanes.h"
 //
 #include "ahead.h"
+#include "widen.h"
+//
 #include "combine_kernels.h"
 #undef LEVEL
 #undef LEVEL_BYTES

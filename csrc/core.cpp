@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     tallystick::bind_aggregate(m);
     tallystick::bind_combine(m);
     tallystick::bind_decisions(m);
+    tallystick::bind_mixed(m);
     tallystick::bind_merkle(m);
     tallystick::bind_running_mean(m);
 }

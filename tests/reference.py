@@ -262,8 +262,41 @@ def combine(rows, weights):
             high = s
         result = np.where(np.isnan(high + low), high, high + low)
         result = np.where(np.isnan(result), np.inf, result) + 0.0
-        result = _to_odd_float(result) if rows.dtype.itemsize == 2 else result
-        return result.astype(rows.dtype) + rows.dtype.type(0)
+        return _narrowed(result, rows.dtype)
+
+
+def _narrowed(x, dtype):
+    """float64 rounded to dtype once; a zero is +0."""
+    return (_to_odd_float(x) if dtype.itemsize == 2 else x).astype(dtype) + dtype.type(0)
+
+
+def virtual_clients(rows, matrix):
+    """matrix times rows in the order of csrc/mixed.h, each in the format of the rows."""
+    x, limit = rows.astype(np.float64), float(ml_dtypes.finfo(rows.dtype).max)
+    result = []
+    with np.errstate(over="ignore", invalid="ignore"):
+        for w in matrix:
+            s, members = np.zeros(rows.shape[1]), np.flatnonzero(w)
+            if len(set(w[members].tolist())) > 1:
+                for i in members:
+                    s = fma(np.full_like(s, w[i]), x[i], s)
+            else:
+                for q in sorted({i // 4 for i in members}):
+                    inside = [[x[i] for i in pair if i in members] for pair in _pairs(q)]
+                    halves = [sum(pair[1:], pair[0]) for pair in inside if pair]
+                    s = s + sum(halves[1:], halves[0])
+                s = s * (w[members[0]] if len(members) else 0.0)
+            s = np.clip(np.where(np.isnan(s), limit, s), -limit, limit)
+            result.append(_narrowed(s, rows.dtype))
+    return np.stack(result)
+
+
+def _pairs(quad):
+    return (4 * quad, 4 * quad + 1), (4 * quad + 2, 4 * quad + 3)
+
+
+def mixed(rows, matrix, rule, argument):
+    return {"median": median, "trimmed_mean": trimmed_mean}[rule](virtual_clients(rows, matrix), argument)
 
 
 def _to_odd_float(x):

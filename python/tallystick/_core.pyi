@@ -72,6 +72,15 @@ def normals(seed: int, stream: int, first: int, out: npt.NDArray[np.float64]) ->
 def gather(addresses: npt.NDArray[np.uint64], itemsize: int, out: int) -> None: ...
 
 # aggregate, for tests and benchmarks
+def mixed(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    matrix: npt.NDArray[np.float64],
+    rule: str,
+    argument: int | str,
+    out: int,
+) -> list[int]: ...
 def redone() -> tuple[int, int]: ...
 def stream_read(address: int, bytes: int) -> float: ...
 def running_mean_add(
