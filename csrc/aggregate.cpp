@@ -6,6 +6,7 @@
 #include <mutex>
 #include <stdexcept>  // for invalid_argument
 
+#include "column_kernels.h"
 #include "cpu.h"
 #include "exact.h"
 #include "intrinsics.h"
@@ -13,12 +14,12 @@
 #include "parallel.h"
 #include "rounding.h"
 #include "rows.h"
+#include "select.h"
 #include "weights.h"
 
 namespace tallystick {
 namespace {
 
-constexpr std::size_t kTile = 64;     // columns; a multiple of every level's block
 constexpr std::size_t kGrain = 4096;  // columns per step of a thread
 
 // Columns that tier 1 leaves open, until there are eight to redo side by side. One thread's own.
@@ -31,33 +32,8 @@ struct Pending {
     Redone redone;
 };
 
-// Merging in a tile whose rows are wires: up to sixteen of them through registers, a bitonic network over
-// them.
-constexpr std::size_t kBlock = 16;
-struct SelectStep {
-    std::size_t base, spacing;  // wire t of group i: base + t * spacing + i; of a mirrored step's upper half:
-    std::size_t first, groups;  // base + t * spacing + spacing - 1 - i;  first <= i < first + groups
-    std::size_t count, present;  // wires 0..present - 1 exist, the others are infinite and stay so
-    bool mirrored;               // the network's first step compares wires t and count - 1 - t
-    bool whole;                  // all of them exist, are stored, and are not plain
-    unsigned stored, plain;      // bit t: wire t is still wanted; nothing more is done to it: not a key
-};
-
-// Which ranks of n rows are wanted, `width` columns at a time.
-struct SelectPlan {
-    std::size_t n, width;
-    std::size_t low, high;  // first and last rank wanted
-    bool middle_only;       // only those two, at most 1 apart
-    std::size_t in_pairs;   // so many rows are sorted 2 * kBlock at a time, the others kBlock
-    const SelectStep* steps;
-    std::size_t size;
-};
-
-// One thread's memory for it.
-struct SelectWork {
-    void* tile;              // n rows
-    const char** tile_rows;  // their addresses
-};
+// What nearest_mean measures distance from.
+enum class Center { median, trimmed_mean };
 
 #define LEVEL scalar
 #define LEVEL_BYTES 16
@@ -103,6 +79,10 @@ constexpr Variants<decltype(&scalar::median<T>)> kMedian{TALLYSTICK_VARIANTS(med
 template <class T>
 constexpr Variants<decltype(&scalar::trimmed_mean<T>)> kTrimmedMean{TALLYSTICK_VARIANTS(trimmed_mean<T>)};
 template <class T>
+constexpr Variants<decltype(&scalar::nearest_mean<T>)> kNearestMean{TALLYSTICK_VARIANTS(nearest_mean<T>)};
+template <class T>
+constexpr Variants<decltype(&scalar::majority<T>)> kMajority{TALLYSTICK_VARIANTS(majority<T>)};
+template <class T>
 constexpr Variants<decltype(&scalar::all_finite<T>)> kAllFinite{TALLYSTICK_VARIANTS(all_finite<T>)};
 constexpr Variants<decltype(&scalar::stream_read)> kStreamRead{TALLYSTICK_VARIANTS(stream_read)};
 
@@ -124,13 +104,13 @@ auto with_type(Dtype dtype, Body body) {
 // Clients seen with a NaN or infinity, collected from all threads.
 class Suspects {
   public:
-    explicit Suspects(std::size_t n) : marked_(n, 0) {}
+    Suspects(std::size_t n, Dtype dtype)
+        : finite_(with_type(dtype, [](auto x) { return *kAllFinite<decltype(x)>; })), marked_(n, 0) {}
 
-    template <class T>
     void search(const char* const* rows, std::size_t columns) {
         std::lock_guard lock(mutex_);  // rare: only where a kernel met such a value
         for (std::size_t i = 0; i < marked_.size(); ++i)
-            if (!marked_[i] && !(*kAllFinite<T>)(rows[i], columns)) marked_[i] = 1;
+            if (!marked_[i] && !finite_(rows[i], columns)) marked_[i] = 1;
     }
     Clients clients() const {
         Clients found;
@@ -140,26 +120,10 @@ class Suspects {
     }
 
   private:
+    bool (*finite_)(const char*, std::size_t);
     std::mutex mutex_;
     std::vector<char> marked_;
 };
-
-// Runs kernel(rows, columns, out) -> finite over all columns, in threads. make_kernel is called in each.
-template <class T, class MakeKernel>
-Clients for_columns(const Rows& rows, void* out, MakeKernel make_kernel) {
-    Suspects suspects(rows.n);
-    parallel_for(rows.d(), kGrain, [&](std::size_t lo, std::size_t hi) {
-        auto kernel = make_kernel();
-        char tail[kTile * sizeof(T)] = {};
-        walk(rows, lo, hi, kTile, [&](const char* const* addresses, std::size_t columns, std::size_t c) {
-            char* target = static_cast<char*>(out) + c * sizeof(T);
-            const bool partial = c + columns > hi;
-            if (!kernel(addresses, columns, partial ? tail : target)) suspects.search<T>(addresses, columns);
-            if (partial) std::memcpy(target, tail, (hi - c) * sizeof(T));
-        });
-    });
-    return suspects.clients();
-}
 
 std::atomic<std::uint64_t> redone_second{0}, redone_third{0};
 
@@ -180,151 +144,161 @@ class PendingMemory {
     Pending<F> pending_{};
 };
 
-// Tiles of 64 columns where n of them fit in 28 KiB (most of an L1 cache), else fewer, but a whole register.
-std::size_t tile_width(std::size_t n, std::size_t size) {
-    std::size_t width = kTile;
-    while (width * size > 64 && n * width * size > 28 * 1024) width /= 2;
-    return width;
+// The kernels that call(type, memory...) names, each with its own memory: copies of it share that.
+template <class Make>
+MakeColumnKernel for_type(Dtype dtype, Make make) {
+    return [dtype, make] { return with_type(dtype, make); };
 }
 
-// A plan and its steps: how sorted blocks of kBlock rows are merged. Every merge starts with mirrored wires,
-// after which each half holds what belongs there, and goes on so in each half; the last merge leaves out what
-// is not wanted.
-class Selector {
-  public:
-    SelectPlan plan;
+std::shared_ptr<const Selector> selector(std::size_t n, std::size_t low, std::size_t high, Wanted wanted,
+                                         Dtype dtype) {
+    return std::make_shared<const Selector>(n, low, high, wanted, dtype);
+}
 
-    Selector(std::size_t n, std::size_t low, std::size_t high, bool middle_only, Dtype dtype) {
-        const std::size_t width = tile_width(n, size_of(dtype));
-        const std::size_t pairs = n > 2 * kBlock ? n / (2 * kBlock) * 2 * kBlock : 0;
-        plan = {n, width, low, high, middle_only, pairs, nullptr, 0};
-        for (std::size_t p = kBlock; p < n; p *= 2) {
-            last_ = 2 * p >= n;
-            for (std::size_t base = p == kBlock ? plan.in_pairs : 0; base + p < n; base += 2 * p) {
-                const std::size_t count = std::min(2 * p / kBlock, kBlock), spacing = 2 * p / count;
-                put(base, count, spacing, true);
-                for (std::size_t i = 0; i < count; ++i) order(base + i * spacing, spacing);
-            }
-        }
-        plan.steps = steps_.data();
-        plan.size = steps_.size();
-    }
-    Selector(const Selector&) = delete;
+// What rules that average sorted rows need: the arguments of a mean of `count` rows.
+struct SortedMean {
+    std::shared_ptr<const Selector> selector;
+    MeanArguments arguments;
 
-  private:
-    enum class Left { nothing, values, order };  // wanted of the ranks first .. first + count - 1
-    Left left(std::size_t first, std::size_t count) const {
-        if (!last_) return Left::order;
-        if (first > plan.high || first + count <= plan.low) return Left::nothing;
-        return first > plan.low && first + count - 1 < plan.high ? Left::values : Left::order;
+    SortedMean(std::size_t n, std::size_t low, std::size_t high, std::size_t count, Wanted wanted,
+               Dtype dtype)
+        : selector(tallystick::selector(n, low, high, wanted, dtype)) {
+        std::vector<double> none;
+        arguments = mean_arguments(nullptr, count, dtype == Dtype::float64, none);
     }
-
-    // Steps over the wires base .. base + count * spacing - 1, each over `count` wires `spacing` apart.
-    void put(std::size_t base, std::size_t count, std::size_t spacing, bool mirrored) {
-        for (std::size_t i = 0; i < spacing; ++i) {
-            SelectStep step{base, spacing, i, 1, count, 0, mirrored, false, 0, 0};
-            for (std::size_t t = 0; t < count; ++t) {
-                const bool back = mirrored && t >= count / 2;
-                const std::size_t from = base + t * spacing;
-                if (from + (back ? spacing - 1 - i : i) >= plan.n) break;
-                const Left what = left(from, spacing);
-                step.present = t + 1;
-                if (what != Left::nothing) step.stored |= 1u << t;
-                if (what == Left::values || (last_ && spacing == 1)) step.plain |= 1u << t;
-            }
-            step.whole = step.stored == (1u << count) - 1 && step.plain == 0;
-            const bool idle = step.present < 2 || (mirrored && count == 2 && step.present == 1);
-            if (step.stored == 0 || (idle && step.plain == 0)) continue;
-            if (!steps_.empty() && continues(steps_.back(), step)) {
-                ++steps_.back().groups;
-            } else {
-                steps_.push_back(step);
-            }
-        }
-    }
-    static bool continues(const SelectStep& a, const SelectStep& b) {
-        return a.base == b.base && a.spacing == b.spacing && a.first + a.groups == b.first &&
-               a.count == b.count && a.present == b.present && a.mirrored == b.mirrored &&
-               a.stored == b.stored && a.plain == b.plain;
-    }
-    void order(std::size_t base, std::size_t wires) {
-        if (base >= plan.n || left(base, wires) != Left::order) return;
-        const std::size_t count = wires == kBlock ? kBlock : std::min(wires / kBlock, kBlock);
-        const std::size_t spacing = wires / count;
-        put(base, count, spacing, false);
-        for (std::size_t i = 0; i < count && spacing > 1; ++i) order(base + i * spacing, spacing);
-    }
-
-    bool last_ = false;
-    std::vector<SelectStep> steps_;
 };
 
-struct SelectMemory {
-    Scratch tile;
-    std::vector<const char*> tile_rows;
-    SelectWork work;
+// One thread's memory for it.
+template <class T>
+struct SortedMemory {
+    SelectMemory select;
+    PendingMemory<Widened<T>> pending;
 
-    SelectMemory(const SelectPlan& plan, Dtype dtype)
-        : tile(plan.n * (kTile * size_of(dtype) + 64)),
-          tile_rows(plan.n),
-          work{tile.get(), tile_rows.data()} {
-        const std::size_t row = kTile * size_of(dtype) + 64;
-        for (std::size_t i = 0; i < plan.n; ++i) tile_rows[i] = tile.get() + i * row;
-    }
+    SortedMemory(const SelectPlan& plan, Dtype dtype) : select(plan, dtype), pending(plan.n) {}
 };
 
 }  // namespace
 
+Clients run_columns(const Rows& rows, void* out, const MakeColumnKernel& make_kernel) {
+    Suspects suspects(rows.n, rows.dtype);
+    const std::size_t size = size_of(rows.dtype);
+    parallel_for(rows.d(), kGrain, [&](std::size_t lo, std::size_t hi) {
+        const ColumnKernel kernel = make_kernel();
+        char tail[kTile * sizeof(double)] = {};
+        walk(rows, lo, hi, kTile, [&](const char* const* addresses, std::size_t columns, std::size_t c) {
+            char* target = static_cast<char*>(out) + c * size;
+            const bool partial = c + columns > hi;
+            if (!kernel(addresses, columns, partial ? tail : target)) suspects.search(addresses, columns);
+            if (partial) std::memcpy(target, tail, (hi - c) * size);
+        });
+    });
+    return suspects.clients();
+}
+
 Clients mean(const Rows& rows, const double* weights, void* out) {
     std::vector<double> scaled;
     const MeanArguments a = mean_arguments(weights, rows.n, rows.dtype == Dtype::float64, scaled);
-    return with_type(rows.dtype, [&](auto x) {
+    return run_columns(rows, out, for_type(rows.dtype, [&rows, a](auto x) -> ColumnKernel {
+                           using T = decltype(x);
+                           auto pending = std::make_shared<PendingMemory<Widened<T>>>(rows.n);
+                           return [&rows, a, kernel = *kMean<T>, pending](const char* const* in,
+                                                                          std::size_t columns, char* to) {
+                               return kernel(in, rows.n, columns, a, to, **pending);
+                           };
+                       }));
+}
+
+MakeColumnKernel median_kernel(std::size_t n, Dtype dtype, Middle middle) {
+    const std::size_t low = (n - 1) / 2, high = n / 2;
+    const auto chosen = selector(n, middle == Middle::upper ? high : low,
+                                 middle == Middle::lower ? low : high, Wanted::middle, dtype);
+    return for_type(dtype, [chosen, dtype](auto x) -> ColumnKernel {
         using T = decltype(x);
-        return for_columns<T>(rows, out, [&] {
-            return [&, kernel = *kMean<T>, pending = PendingMemory<Widened<T>>(rows.n)](
-                       const char* const* in, std::size_t columns, char* to) mutable {
-                return kernel(in, rows.n, columns, a, to, *pending);
-            };
-        });
+        auto memory = std::make_shared<SelectMemory>(chosen->plan, dtype);
+        return [chosen, kernel = *kMedian<T>, memory](const char* const* in, std::size_t columns, char* to) {
+            return kernel(in, columns, chosen->plan, memory->work, to);
+        };
+    });
+}
+
+MakeColumnKernel trimmed_mean_kernel(std::size_t n, Dtype dtype, std::size_t f) {
+    const SortedMean sorted(n, f, n - f - 1, n - 2 * f, Wanted::between, dtype);
+    return for_type(dtype, [sorted, dtype](auto x) -> ColumnKernel {
+        using T = decltype(x);
+        auto memory = std::make_shared<SortedMemory<T>>(sorted.selector->plan, dtype);
+        return [sorted, kernel = *kTrimmedMean<T>, memory](const char* const* in, std::size_t columns,
+                                                           char* to) {
+            return kernel(in, columns, sorted.selector->plan, memory->select.work, sorted.arguments, to,
+                          *memory->pending);
+        };
+    });
+}
+
+static MakeColumnKernel nearest_mean_kernel(std::size_t n, Dtype dtype, std::size_t f, Center center) {
+    const SortedMean sorted(n, 0, n - 1, n - f, Wanted::all, dtype);
+    const SortedMean trimmed(n, f, n - f - 1, center == Center::trimmed_mean ? n - 2 * f : 1, Wanted::between,
+                             dtype);
+    return for_type(dtype, [sorted, trimmed, dtype, f, center](auto x) -> ColumnKernel {
+        using T = decltype(x);
+        auto memory = std::make_shared<SortedMemory<T>>(sorted.selector->plan, dtype);
+        return [sorted, trimmed, f, center, kernel = *kNearestMean<T>, memory](
+                   const char* const* in, std::size_t columns, char* to) {
+            return kernel(in, columns, sorted.selector->plan, memory->select.work, f, center,
+                          trimmed.arguments, sorted.arguments, to, *memory->pending);
+        };
+    });
+}
+
+MakeColumnKernel meamed_kernel(std::size_t n, Dtype dtype, std::size_t f) {
+    return nearest_mean_kernel(n, dtype, f, Center::median);
+}
+MakeColumnKernel phocas_kernel(std::size_t n, Dtype dtype, std::size_t f) {
+    return nearest_mean_kernel(n, dtype, f, Center::trimmed_mean);
+}
+
+MakeColumnKernel majority_kernel(std::size_t n, Dtype dtype) {
+    return for_type(dtype, [n](auto x) -> ColumnKernel {
+        using T = decltype(x);
+        return [n, kernel = *kMajority<T>](const char* const* in, std::size_t columns, char* to) {
+            return kernel(in, n, columns, to);
+        };
     });
 }
 
 Clients median(const Rows& rows, Middle middle, void* out) {
-    const std::size_t low = (rows.n - 1) / 2, high = rows.n / 2;
-    const std::size_t first = middle == Middle::upper ? high : low,
-                      last = middle == Middle::lower ? low : high;
-    const Selector selector(rows.n, first, last, true, rows.dtype);
-    const SelectPlan& plan = selector.plan;
-    return with_type(rows.dtype, [&](auto x) {
-        using T = decltype(x);
-        return for_columns<T>(rows, out, [&] {
-            return [&, kernel = *kMedian<T>, memory = SelectMemory(plan, rows.dtype)](
-                       const char* const* in, std::size_t columns, char* to) {
-                return kernel(in, columns, plan, memory.work, to);
-            };
-        });
-    });
+    return run_columns(rows, out, median_kernel(rows.n, rows.dtype, middle));
 }
 
+namespace {
+void check_f(const char* name, std::size_t n, std::size_t f) {
+    if (2 * f >= n)
+        throw std::invalid_argument(std::string(name) + ": 2f < " + std::to_string(n) +
+                                    " clients expected, got f = " + std::to_string(f));
+}
+}  // namespace
+
 Clients trimmed_mean(const Rows& rows, std::size_t f, void* out) {
-    if (2 * f >= rows.n)
-        throw std::invalid_argument("trimmed_mean: 2f < " + std::to_string(rows.n) +
+    check_f("trimmed_mean", rows.n, f);
+    if (f == 0) return mean(rows, nullptr, out);
+    return run_columns(rows, out, trimmed_mean_kernel(rows.n, rows.dtype, f));
+}
+
+Clients meamed(const Rows& rows, std::size_t f, void* out) {
+    if (f >= rows.n)
+        throw std::invalid_argument("meamed: f < " + std::to_string(rows.n) +
                                     " clients expected, got f = " + std::to_string(f));
     if (f == 0) return mean(rows, nullptr, out);
-    std::vector<double> none;
-    const MeanArguments a = mean_arguments(nullptr, rows.n - 2 * f, rows.dtype == Dtype::float64, none);
-    const Selector selector(rows.n, f, rows.n - f - 1, false, rows.dtype);
-    const SelectPlan& plan = selector.plan;
-    return with_type(rows.dtype, [&](auto x) {
-        using T = decltype(x);
-        return for_columns<T>(rows, out, [&] {
-            return [&, kernel = *kTrimmedMean<T>, memory = SelectMemory(plan, rows.dtype),
-                    pending = PendingMemory<Widened<T>>(rows.n)](const char* const* in, std::size_t columns,
-                                                                 char* to) mutable {
-                return kernel(in, columns, plan, memory.work, a, to, *pending);
-            };
-        });
-    });
+    return run_columns(rows, out, meamed_kernel(rows.n, rows.dtype, f));
+}
+
+Clients phocas(const Rows& rows, std::size_t f, void* out) {
+    check_f("phocas", rows.n, f);
+    if (f == 0) return mean(rows, nullptr, out);
+    return run_columns(rows, out, phocas_kernel(rows.n, rows.dtype, f));
+}
+
+Clients majority(const Rows& rows, void* out) {
+    return run_columns(rows, out, majority_kernel(rows.n, rows.dtype));
 }
 
 Clients nonfinite(const Rows& rows) {

@@ -37,6 +37,17 @@ Clients median(const Rows& rows, Middle middle, void* out);
 // Source: Yin et al., ICML 2018 (their beta is f / n).
 Clients trimmed_mean(const Rows& rows, std::size_t f, void* out);
 
+// out[j] = mean of the n - f values nearest to a center: the median (mid) of x_0j .. x_(n-1)j, or their mean
+// without the f smallest and f largest, rounded to the format. Of two values equally near, the smaller is
+// kept.  meamed: f < n; phocas: 2f < n. Source: Xie, Koyejo, Gupta, arXiv 1802.10116 (mean around median) and
+// 1805.09682 (Phocas).
+Clients meamed(const Rows& rows, std::size_t f, void* out);
+Clients phocas(const Rows& rows, std::size_t f, void* out);
+
+// out[j] = 1, -1 or 0: whether more of x_0j .. x_(n-1)j are positive or negative.
+// Source: Bernstein et al., ICLR 2019 (signSGD with majority vote).
+Clients majority(const Rows& rows, void* out);
+
 // Only the clients with a NaN or infinity.
 Clients nonfinite(const Rows& rows);
 

@@ -411,6 +411,108 @@ bool trimmed_mean(const char* const* rows, std::size_t columns, const SelectPlan
     return watch.finite();
 }
 
+// ---- Means of the values nearest to a center ----
+
+// above - center < center - below, exactly.
+template <class F>
+TALLYSTICK_HD bool upper_is_nearer(double below, double above, double center) {
+    const TwoSum s = two_sum(above, below);
+    const bool nearer = (s.sum < 2 * center) | ((s.sum == 2 * center) & (s.error < 0));
+    if constexpr (__is_same(F, float)) return nearer;
+    const bool huge = (magnitude(above) >= 0x1p+1000) | (magnitude(below) >= 0x1p+1000);
+    const TwoSum half = two_sum(0.5 * above, 0.5 * below);  // exact there, but for what is too small to count
+    return huge ? (half.sum < center) | ((half.sum == center) & (half.error < 0)) : nearer;
+}
+
+// Brings the n - f values nearest to the center onto rows 0 .. n - f - 1 of n sorted rows: `stride` values
+// apart. Those are consecutive ranks s .. s + n - f - 1; from s = 0 on, rank s gives way to rank s + n - f
+// as long as that is nearer. Row s % (n - f) holds rank s then, and row s still does if it is another row.
+template <class F>
+TALLYSTICK_HD void keep_nearest(F* rows, std::size_t stride, std::size_t n, std::size_t f, const F* center,
+                                std::size_t width) {
+    const std::size_t kept = n - f;
+    for (std::size_t s = 0; s < f; ++s) {
+        const F* const below = rows + s * stride;
+        const F* const above = rows + (s + kept) * stride;
+        F* const slot = rows + s % kept * stride;
+        for (std::size_t j = 0; j < width; ++j) {
+            slot[j] = upper_is_nearer<F>(below[j], above[j], center[j]) ? above[j] : slot[j];
+        }
+    }
+}
+
+template <class T, std::size_t kWidth, class F>
+TALLYSTICK_HD void nearest_mean_tile(F* tile, std::size_t stride, const char* const* rows, std::size_t n,
+                                     std::size_t f, Center center, const MeanArguments& trimmed,
+                                     const MeanArguments& a, char* out, Pending<F>& pending) {
+    T middle[kWidth];
+    F from[kWidth];
+    if (center == Center::trimmed_mean) {
+        mean_stretch<F, T, false, true, kWidth>(rows + f, n - 2 * f, 0, trimmed,
+                                                reinterpret_cast<char*>(middle), pending);
+        refine<T>(pending, n - 2 * f, trimmed);
+    } else {
+        const F* low = tile + (n - 1) / 2 * stride;
+        const F* high = tile + n / 2 * stride;
+        for (std::size_t j = 0; j < kWidth; ++j) middle[j] = middle_of<T>(low[j], high[j]);
+    }
+    for (std::size_t j = 0; j < kWidth; ++j) from[j] = widen(middle[j]);
+    keep_nearest(tile, stride, n, f, from, kWidth);
+    mean_stretch<F, T, false, false, kWidth>(rows, n - f, 0, a, out, pending);
+}
+
+template <class T>
+bool nearest_mean(const char* const* rows, std::size_t columns, const SelectPlan& plan,
+                  const SelectWork& work, std::size_t f, Center center, const MeanArguments& trimmed,
+                  const MeanArguments& a, char* out, Pending<Widened<T>>& pending) {
+    typedef Widened<T> F;
+    WatchOf<T> watch;
+    T* const tile = static_cast<T*>(work.tile);
+    F* const wide = static_cast<F*>(work.wide);
+    for (std::size_t c = 0; c < columns; c += plan.width) {
+        select_tile<T>(rows, c, plan, tile, watch);
+        for (std::size_t i = 0; i < plan.n && sizeof(T) == 2; ++i)
+            for (std::size_t j = 0; j < plan.width; j += kFloats)
+                store(wide + i * kStride<F> + j, Load<T>::from(tile + i * kStride<T> + j));
+        char* const o = out + c * sizeof(T);
+        if (plan.width == 64) {
+            nearest_mean_tile<T, 64>(wide, kStride<F>, work.wide_rows, plan.n, f, center, trimmed, a, o,
+                                     pending);
+        } else if (plan.width == 32) {
+            nearest_mean_tile<T, 32>(wide, kStride<F>, work.wide_rows, plan.n, f, center, trimmed, a, o,
+                                     pending);
+        } else {
+            nearest_mean_tile<T, 16>(wide, kStride<F>, work.wide_rows, plan.n, f, center, trimmed, a, o,
+                                     pending);
+        }
+        refine<T>(pending, plan.n - f, a);
+    }
+    return watch.finite();
+}
+
+// ---- Majority of signs ----
+
+template <class T>
+bool majority(const char* const* rows, std::size_t n, std::size_t columns, char* out) {
+    typedef Widened<T> F;
+    typedef typename Lanes<F>::Vec Vec;
+    FiniteCheck<F> check;
+    for (std::size_t c = 0; c < columns; c += Lanes<F>::kCount) {
+        Vec votes = {};
+        for (std::size_t i = 0; i < n; ++i) {
+            const Vec x = Load<T>::from(rows[i] + c * sizeof(T)), none = {}, one = none + 1;
+            check.see(x);
+            votes += (x > 0 ? one : none) - (x < 0 ? one : none);
+        }
+        for (std::size_t j = 0; j < Lanes<F>::kCount; ++j) {
+            const double sign = votes[j] > 0 ? 1.0 : votes[j] < 0 ? -1.0 : 0.0;
+            const T result = narrow<T>(sign);
+            __builtin_memcpy(out + (c + j) * sizeof(T), &result, sizeof result);
+        }
+    }
+    return check.finite();
+}
+
 // ---- Who was it, and the yardstick. ----
 
 template <class T>

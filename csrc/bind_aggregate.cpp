@@ -28,11 +28,19 @@ Clients py_median(const Array<std::uint64_t>& pointers, const Array<std::int64_t
     return median(rows, middle, address(out));
 }
 
-Clients py_trimmed_mean(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
-                        const std::string& dtype, std::size_t f, std::uintptr_t out) {
+template <Clients (*kRule)(const Rows&, std::size_t, void*)>
+Clients py_counted(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                   const std::string& dtype, std::size_t f, std::uintptr_t out) {
     const Rows rows = make_rows(pointers, bounds, dtype);
     const py::gil_scoped_release release;
-    return trimmed_mean(rows, f, address(out));
+    return kRule(rows, f, address(out));
+}
+
+Clients py_majority(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                    const std::string& dtype, std::uintptr_t out) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    const py::gil_scoped_release release;
+    return majority(rows, address(out));
 }
 
 Clients py_nonfinite(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
@@ -66,7 +74,11 @@ void tallystick::bind_aggregate(py::module_& m) {
     m.def("mean", &py_mean, pointers, bounds, py::arg("dtype"), py::arg("weights").noconvert().none(true),
           py::arg("out"));
     m.def("median", &py_median, pointers, bounds, py::arg("dtype"), py::arg("kind"), py::arg("out"));
-    m.def("trimmed_mean", &py_trimmed_mean, pointers, bounds, py::arg("dtype"), py::arg("f"), py::arg("out"));
+    const auto dtype = py::arg("dtype"), f = py::arg("f"), out = py::arg("out");
+    m.def("trimmed_mean", &py_counted<&trimmed_mean>, pointers, bounds, dtype, f, out);
+    m.def("meamed", &py_counted<&meamed>, pointers, bounds, dtype, f, out);
+    m.def("phocas", &py_counted<&phocas>, pointers, bounds, dtype, f, out);
+    m.def("majority", &py_majority, pointers, bounds, dtype, out);
     m.def("nonfinite", &py_nonfinite, pointers, bounds, py::arg("dtype"));
     m.def("distances", &py_distances, pointers, bounds, py::arg("dtype"), py::arg("column"), part, total);
     m.def("distances_finish", &py_distances_finish, part, total);

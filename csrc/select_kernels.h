@@ -321,7 +321,8 @@ void select(const char* const* rows, std::size_t at, const SelectPlan& plan, Key
     const std::size_t n = plan.n;
     if (n <= kBlock) {
         ahead.fetch_all();
-        (plan.middle_only ? kSelectMiddle<T> : kSelectFew<T>)[n - 1](rows, at, plan, tile, watch);
+        (plan.wanted == Wanted::middle ? kSelectMiddle<T> : kSelectFew<T>)[n - 1](rows, at, plan, tile,
+                                                                                  watch);
         return;
     }
     const std::size_t lines = ahead.lines() / (plan.size + n / kBlock) + 1;

@@ -193,6 +193,27 @@ def trimmed_mean(rows, f):
     return weighted_mean(ordered[f : len(rows) - f])
 
 
+def nearest_mean(rows, f, center):
+    """Mean of the n - f values of every column nearest to center; of two equally near, the smaller first."""
+    kept = np.empty((len(rows) - f, rows.shape[1]), rows.dtype)
+    for j, c in enumerate(center.tolist()):
+        ranked = sorted(rows[:, j].tolist(), key=lambda x: (abs(Fraction(x) - Fraction(c)), x))
+        kept[:, j] = ranked[: len(kept)]
+    return weighted_mean(kept)
+
+
+def meamed(rows, f):
+    return nearest_mean(rows, f, median(rows))
+
+
+def phocas(rows, f):
+    return nearest_mean(rows, f, trimmed_mean(rows, f))
+
+
+def majority(rows):
+    return np.sign(np.sign(rows.astype(np.float64)).sum(axis=0)).astype(rows.dtype)
+
+
 def _fma(x, y, z):
     if not math.isfinite(z):
         return z

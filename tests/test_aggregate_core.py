@@ -59,6 +59,15 @@ class Placed:
     def trimmed_mean(self, f):
         return self._call(_core.trimmed_mean, f)
 
+    def meamed(self, f):
+        return self._call(_core.meamed, f)
+
+    def phocas(self, f):
+        return self._call(_core.phocas, f)
+
+    def majority(self):
+        return self._call(_core.majority)
+
     def nonfinite(self):
         return _core.nonfinite(self.pointers, self.bounds, self.dtype)
 
@@ -117,6 +126,11 @@ def expected_trimmed_mean(n, dtype, f):
     return reference.trimmed_mean(edge(n, dtype), f)
 
 
+@functools.cache
+def expected_rule(rule, n, dtype, *arguments):
+    return getattr(reference, rule)(edge(n, dtype), *arguments)
+
+
 # ---- The right bits ----
 
 
@@ -143,13 +157,49 @@ def test_the_trimmed_mean_is_the_exact_mean_of_what_is_kept(level, n, dtype):
         same_bits(rows.trimmed_mean(f), expected_trimmed_mean(n, dtype, f))
 
 
+@pytest.mark.parametrize("rule", ["meamed", "phocas"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", CLIENTS)
+def test_the_values_nearest_to_the_center_are_averaged(level, n, dtype, rule):
+    rows = Placed(edge(n, dtype))
+    for f in sorted({0, min(1, (n - 1) // 2), n // 5, (n - 1) // 2}):
+        same_bits(getattr(rows, rule)(f), expected_rule(rule, n, dtype, f))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [3, 7, 20, 50])
+def test_meamed_keeps_as_few_as_one_value(level, n, dtype):
+    for f in (n // 2 + 1, n - 2, n - 1):  # fewer are kept than left out: one slot takes several ranks
+        same_bits(Placed(edge(n, dtype)).meamed(f), expected_rule("meamed", n, dtype, f))
+
+
+def test_of_two_values_equally_near_the_smaller_one_is_kept(level):
+    rows = np.repeat(np.array([[1.0], [3.0], [5.0]], np.float32), 70, axis=1)
+    same_bits(Placed(rows).meamed(1), np.full(70, 2, np.float32))  # 1 and 3, not 3 and 5
+    same_bits(Placed(rows).phocas(1), np.full(70, 2, np.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", CLIENTS)
+def test_the_majority_of_signs_wins(level, n, dtype):
+    same_bits(Placed(edge(n, dtype)).majority(), expected_rule("majority", n, dtype))
+
+
+def test_of_many_votes_none_is_lost(level):
+    rows = np.concatenate([np.full((501, 70), 1e-45, np.float32), np.full((500, 70), -3e38, np.float32)])
+    same_bits(Placed(rows).majority(), np.ones(70, np.float32))
+    rows[0] = -0.0
+    same_bits(Placed(rows).majority(), np.zeros(70, np.float32))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("d", LENGTHS)
 def test_no_length_or_alignment_or_cut_changes_a_bit(level, d, dtype):
     rows = edge(5, dtype, 521)[:, :d]
-    whole = [np.zeros(0, rows.dtype)] * 3
+    whole = [np.zeros(0, rows.dtype)] * 6
     if d > 0:
         whole = [reference.weighted_mean(rows), reference.median(rows), reference.trimmed_mean(rows, 1)]
+        whole += [reference.meamed(rows, 2), reference.phocas(rows, 2), reference.majority(rows)]
     cuts = [(), random_cuts(d, d), range(1, d)] if d > 1 else [()]
     for cut in cuts:
         for shift in (0, 1):
@@ -157,14 +207,17 @@ def test_no_length_or_alignment_or_cut_changes_a_bit(level, d, dtype):
             same_bits(placed.mean(), whole[0])
             same_bits(placed.median(), whole[1])
             same_bits(placed.trimmed_mean(1), whole[2])
+            same_bits(placed.meamed(2), whole[3])
+            same_bits(placed.phocas(2), whole[4])
+            same_bits(placed.majority(), whole[5])
 
 
-@pytest.mark.parametrize("rule", ["mean", "median", "trimmed_mean"])
+@pytest.mark.parametrize("rule", ["mean", "median", "trimmed_mean", "meamed", "phocas", "majority"])
 def test_no_number_of_threads_changes_a_bit(threads, rule):
     d = 4 * 4096 + 77  # more blocks than threads
     rows = edge(6, "float32", d)
     placed = Placed(rows, random_cuts(d, 1, 30))
-    arguments = {"mean": (integer_weights(6),), "median": (), "trimmed_mean": (2,)}[rule]
+    arguments = {"mean": (integer_weights(6),), "median": (), "majority": ()}.get(rule, (2,))
     _core.set_num_threads(1)
     single, _ = getattr(placed, rule)(*arguments)
     _core.set_num_threads(threads)
@@ -184,7 +237,8 @@ def test_the_order_of_clients_changes_no_bit(n, dtype):
     a, b = Placed(rows), Placed(rows[order])
     same_bits(b.mean(weights[order]), a.mean(weights)[0])
     same_bits(b.median(), a.median()[0])
-    same_bits(b.trimmed_mean(n // 4), a.trimmed_mean(n // 4)[0])
+    for rule in ("trimmed_mean", "meamed", "phocas"):
+        same_bits(getattr(b, rule)(n // 4), getattr(a, rule)(n // 4)[0])
     total = a.distances()[0]
     np.testing.assert_array_equal(b.distances()[0], total[order][:, order])
 
