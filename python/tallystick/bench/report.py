@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
+from tallystick.demo.labels import TITLES
+
 from .robustness import MARGIN, Settings, Table
 
 __all__ = ["as_object", "heading", "headline", "heterogeneity", "show"]
@@ -25,7 +27,6 @@ HEADINGS = {
     "label_flip": "label flip",
     "scaling": "scale",
 }
-TITLES = {"breast_cancer": "Breast cancer", "digits": "Digits"}
 MARK = "*"
 
 

@@ -249,7 +249,7 @@ Cell = tuple[Settings, str, str, int]  # settings, canonical rule, attack, seed
 
 def _results(cells: Sequence[Cell], jobs: int) -> Iterator[float]:
     """Accuracy of every cell, in order, worked out by several processes."""
-    jobs = min(jobs or len(os.sched_getaffinity(0)), len(cells))
+    jobs = min(jobs or _cores(), len(cells))
     if jobs == 1:
         yield from map(_accuracy, cells)
         return
@@ -264,6 +264,11 @@ def _results(cells: Sequence[Cell], jobs: int) -> Iterator[float]:
             yield from pool.map(_accuracy, cells)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
