@@ -403,7 +403,8 @@ void mixed_distances(const double* table, std::size_t n, const double* matrix, s
     for (std::size_t r = 0; r < m; ++r) squared[r] = dot(&b[r * n], matrix + r * n, n);
     for (std::size_t r = 0; r < m; ++r)
         for (std::size_t s = 0; s <= r; ++s) {
-            double d = squared[r] + squared[s] - 2 * dot(&b[r * n], matrix + s * n, n);
+            const double rs = dot(&b[r * n], matrix + s * n, n), sr = dot(&b[s * n], matrix + r * n, n);
+            double d = squared[r] + squared[s] - (rs + sr);  // equal rows: equal bits, whichever comes first
             if (std::equal(matrix + r * n, matrix + (r + 1) * n, matrix + s * n))
                 d = 0;
             else if (beyond[r] || beyond[s])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import struct
@@ -349,3 +350,202 @@ def edge_rows(n, d, dtype, seed=0):
     with np.errstate(over="ignore"):
         x = np.clip(x, -largest, largest).astype(dtype)
     return x[:, rng.permutation(d)]
+
+
+# ---- rules: float64, as in their papers; rows are clients ----
+
+
+def squared_distances(x):
+    return ((x[:, None] - x[None]) ** 2).sum(2)
+
+
+def lowest(scores, count):
+    """Indices of the lowest scores, ties to the lowest index."""
+    return sorted(sorted(range(len(scores)), key=lambda i: (scores[i], i))[:count])
+
+
+def krum_scores(x, neighbors):
+    table = squared_distances(x)
+    return [sum(sorted(np.delete(table[i], i))[: max(neighbors, 1)]) for i in range(len(x))]
+
+
+def multi_krum(x, f, m=None, away=2):
+    return x[lowest(krum_scores(x, len(x) - f - away), m or len(x) - f)].mean(0)
+
+
+def nearest_mean(x, to, keep):
+    """Mean of the values nearest to `to` in every column, of two equally near the smaller."""
+    columns = [sorted(c, key=lambda v: (abs(v - t), v))[:keep] for c, t in zip(x.T, to, strict=True)]
+    return np.array([math.fsum(c) / keep for c in columns])
+
+
+def meamed(x, f):
+    return nearest_mean(x, np.median(x, 0), len(x) - f)
+
+
+def phocas(x, f):
+    return nearest_mean(x, np.sort(x, 0)[f : len(x) - f].mean(0), len(x) - f)
+
+
+def bulyan(x, f, variant="iterative", away=2):
+    theta, left, chosen = len(x) - 2 * f, list(range(len(x))), []
+    if variant == "oneshot":
+        chosen = lowest(krum_scores(x, len(x) - f - away), theta)
+    while len(chosen) < theta:
+        chosen.append(left.pop(lowest(krum_scores(x[left], len(left) - f - away), 1)[0]))
+    return meamed(x[sorted(chosen)], 2 * f)
+
+
+def geometric_median(x, nu=1e-6, iterations=32, start="zero", weights=None):
+    alpha = np.ones(len(x)) if weights is None else np.array(weights)
+    z = np.zeros(x.shape[1]) if start == "zero" else alpha @ x / alpha.sum()
+    for _ in range(iterations):
+        beta = alpha / np.maximum(np.linalg.norm(x - z, axis=1), nu)
+        z = beta @ x / beta.sum()
+    return z
+
+
+def centered_clipping(x, state=None, tau=10.0, iterations=1, weights=None):
+    alpha = np.ones(len(x)) if weights is None else np.array(weights)
+    v = np.zeros(x.shape[1]) if state is None else state
+    for _ in range(iterations):
+        v = v + (alpha / alpha.sum()) @ clipping(x - v, tau)
+    return v
+
+
+def subsets(n, f):
+    return [list(s) for s in itertools.combinations(range(n), n - f)]
+
+
+def mda(x, f):
+    table = squared_distances(x)
+    return x[min(subsets(len(x), f), key=lambda s: table[np.ix_(s, s)].max())].mean(0)
+
+
+def top_eigenvalue(x):
+    return np.linalg.eigvalsh((x - x.mean(0)) @ (x - x.mean(0)).T)[-1]
+
+
+def smea(x, f):
+    return x[min(subsets(len(x), f), key=lambda s: top_eigenvalue(x[s]))].mean(0)
+
+
+def monna(x, f, pivot=0):
+    return x[lowest(squared_distances(x)[pivot], len(x) - f)].mean(0)
+
+
+def cge(x, f):
+    return x[lowest(np.linalg.norm(x, axis=1), len(x) - f)].mean(0)
+
+
+def caf(x, f):
+    n, c, best, result = len(x), np.ones(len(x)), math.inf, x.mean(0)
+    while c.sum() > n - 2 * f:
+        mean = c @ x / c.sum()
+        y = x - mean
+        values, vectors = np.linalg.eigh((y.T * c) @ y / c.sum())
+        if values[-1] < best:
+            best, result = values[-1], mean
+        tau = (y @ vectors[:, -1]) ** 2 * (c > 0)  # or the loop need not end
+        c = c * (1 - tau / tau.max())
+    return result
+
+
+def cosine(a, b):
+    norms = np.linalg.norm(a) * np.linalg.norm(b)
+    return a @ b / norms if norms > 0 else 0.0
+
+
+def foolsgold(x, kappa=1.0):
+    n = len(x)
+    cs = np.array([[cosine(a, b) * (i != j) for j, b in enumerate(x)] for i, a in enumerate(x)])
+    v = cs.max(1)
+    for i in range(n):
+        for j in range(n):
+            if v[i] < v[j]:
+                cs[i, j] *= v[i] / v[j]
+    alpha = np.clip(1 - cs.max(1), 0, 1)
+    alpha = alpha / alpha.max()
+    alpha[alpha == 1] = 0.99
+    with np.errstate(divide="ignore"):
+        alpha = np.clip(kappa * (np.log(alpha / (1 - alpha)) + 0.5), 0, 1)
+    return alpha @ x / alpha.sum()
+
+
+def fltrust(x, server):
+    trust = [max(cosine(a, server), 0) for a in x]
+    return sum(
+        t * a * np.linalg.norm(server) / np.linalg.norm(a) for t, a in zip(trust, x, strict=True) if t > 0
+    ) / sum(trust)
+
+
+def flame(x):
+    """Without noise. The first cluster of more than half when all pairs up to a distance are joined."""
+    d = np.array([[1 - cosine(a, b) for b in x] for a in x])
+    for limit in sorted(set(d.ravel())):
+        for i in range(len(x)):
+            cluster = {i}
+            while True:
+                more = {k for j in cluster for k in range(len(x)) if d[j, k] <= limit} | cluster
+                if more == cluster:
+                    break
+                cluster = more
+            if len(cluster) > len(x) // 2:
+                return clipping(x, np.median(np.linalg.norm(x, axis=1)))[sorted(cluster)].mean(0)
+    raise AssertionError
+
+
+def dnc(x, f, iterations=1, filter=1.0):
+    """On all columns: the iterations are alike."""
+    y = x - x.mean(0)
+    scores = (y @ np.linalg.svd(y, full_matrices=False)[2][0]) ** 2
+    return x[lowest(scores, len(x) - int(filter * f))].mean(0)
+
+
+def norm_clipping(x, radius="median", weights=None):
+    radius = np.median(np.linalg.norm(x, axis=1)) if radius == "median" else radius
+    return np.average(clipping(x, radius), axis=0, weights=weights)
+
+
+def majority(x):
+    return np.sign(np.sign(x).sum(0))
+
+
+def clipping(x, radius):
+    norms = np.linalg.norm(x, axis=1)
+    return x * np.where(norms > radius, radius / np.where(norms > 0, norms, 1), 1.0)[:, None]
+
+
+def arc(x, f):
+    return clipping(x, np.sort(np.linalg.norm(x, axis=1))[len(x) - 2 * f * (len(x) - f) // len(x) - 1])
+
+
+def nnm(x, f):
+    return np.array([x[lowest(row, len(x) - f)].mean(0) for row in squared_distances(x)])
+
+
+def bucketing(x, s, order):
+    return np.array([x[order[i : i + s]].mean(0) for i in range(0, len(x), s)])
+
+
+def philox(seed, counter, stream):
+    """Philox4x32-10: two 64-bit words."""
+    key = [seed & 0xFFFFFFFF, seed >> 32]
+    c = [counter & 0xFFFFFFFF, counter >> 32, stream & 0xFFFFFFFF, stream >> 32]
+    for _ in range(10):
+        a, b = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [b >> 32 ^ c[1] ^ key[0], b & 0xFFFFFFFF, a >> 32 ^ c[3] ^ key[1], a & 0xFFFFFFFF]
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return c[0] | c[1] << 32, c[2] | c[3] << 32
+
+
+def random_words(seed, stream, count):
+    return [philox(seed, j // 2, stream)[j % 2] for j in range(count)]
+
+
+def permutation(n, seed):
+    order, words = list(range(n)), random_words(seed, 1, n)
+    for i in reversed(range(1, n)):
+        j = words[i] * (i + 1) >> 64
+        order[i], order[j] = order[j], order[i]
+    return order

@@ -92,30 +92,33 @@ class Batch:
         for update in self.updates:
             update.check_unchanged()
 
-    def chunks(self, index: int, clients: Sequence[int] | None = None) -> Iterator[Rows]:
-        """Segment `index` of some clients (all when None), in column order; a chunk is valid until the
-        next one is taken.
+    def chunks(
+        self, index: int, clients: Sequence[int] | None = None, lo: int = 0, hi: int | None = None
+    ) -> Iterator[Rows]:
+        """Columns lo..hi (all) of segment `index` of some clients (all when None), in order; a chunk is valid
+        until the next one is taken.
         """
         chosen = self.updates if clients is None else [self.updates[i] for i in clients]
         segment = self.schema.segments[index]
-        if segment.size == 0:
+        hi = segment.size if hi is None else hi
+        if lo >= hi:
             return
         if all(u.source == "memory" for u in chosen):
-            yield _rows(chosen, index, segment, 0, segment.size, None)
+            yield _rows(chosen, index, segment, lo, hi, None)
             return
         itemsize = numpy_dtype(segment.dtype).itemsize
         files = sum(u.source != "memory" for u in chosen)
         step = max(FILE_BUFFER_BYTES // (files * itemsize) // CHUNK_STEP, 1) * CHUNK_STEP
-        buffer = np.empty((files, min(step, segment.size) * itemsize), np.uint8)
-        for lo in range(0, segment.size, step):
-            hi = min(lo + step, segment.size)
+        buffer = np.empty((files, min(step, hi - lo) * itemsize), np.uint8)
+        for first in range(lo, hi, step):
+            last = min(first + step, hi)
             row, start = 0, time.perf_counter()
             for update in chosen:
                 if update.source != "memory":
-                    update.read(index, lo, hi, buffer[row].ctypes.data)
+                    update.read(index, first, last, buffer[row].ctypes.data)
                     row += 1
             self.seconds_reading += time.perf_counter() - start
-            yield _rows(chosen, index, segment, lo, hi, buffer)
+            yield _rows(chosen, index, segment, first, last, buffer)
 
 
 def _rows(updates: Sequence[Update], index: int, segment: Segment, lo: int, hi: int, buffer: Any) -> Rows:

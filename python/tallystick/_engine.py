@@ -8,6 +8,7 @@ execute()   from a Plan to values, all of them or a range of columns
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from ._rules_weighting import RULES as WEIGHTING
 from ._target import Target, kernels_for, like
 from .arrays import numpy_dtype
 from .errors import ArgumentError, DeviceError, NonFiniteError
-from .update import Update, check_same_schema, open_update
+from .update import Schema, Update, check_same_schema, open_update
 
 __all__ = [
     "INPUTS",
@@ -33,6 +34,7 @@ __all__ = [
     "Sources",
     "decide",
     "execute",
+    "fitting",
     "measure",
     "mixtures",
     "needs_of",
@@ -63,9 +65,7 @@ class Sources:
             if given is not None and name not in needs:
                 raise ArgumentError(f"{rule} takes no {name}")
             if given is not None:
-                opened = open_update(given, exclude=_others(given, batch))
-                check_same_schema([batch.updates[0], opened], ["the updates", name])
-                added.append(opened)
+                added.append(fitting(name, given, batch))
                 self.extra[name] = self.n + len(added) - 1
         if "server" in needs and "server" not in self.extra:
             raise ArgumentError(f"{rule} needs server=, the server's own update")
@@ -79,13 +79,25 @@ class Sources:
         return tuple(sorted(self.extra, key=lambda name: self.extra[name]))
 
 
-def _others(given: Any, batch: Batch) -> list[str]:
-    """Tensors of an input file that the updates' schema does not name: they were excluded."""
-    if isinstance(given, Update) or (not isinstance(given, (Mapping, str)) and not hasattr(given, "suffix")):
-        return []
-    known = {t.name for t in batch.schema.tensors}
-    names = set(given) if isinstance(given, Mapping) else {t.name for t in open_update(given).schema.tensors}
-    return sorted(names - known)
+def fitting(name: str, given: Any, batch: Batch) -> Update:
+    """An input as an update with the floating tensors of the batch; SchemaError where it has others."""
+    opened = open_update(given)
+    if opened.schema.segments == batch.schema.segments:
+        return opened
+    wanted = {t.name for s in batch.schema.segments for t in s.tensors}
+    surplus = [t.name for s in opened.schema.segments for t in s.tensors if t.name not in wanted]
+    if surplus and not isinstance(given, Update):
+        opened = open_update(given, exclude=surplus)
+    if opened.schema.segments != batch.schema.segments:
+        check_same_schema([_floating(batch.updates[0]), _floating(opened)], ["the updates", name])
+    return opened
+
+
+def _floating(update: Update) -> Update:
+    """Stands for an update in a comparison of schemas that leaves integers out."""
+    bare = copy(update)
+    bare.schema = Schema(tuple(t for s in update.schema.segments for t in s.tensors))
+    return bare
 
 
 # ---- measuring -------------------------------------------------------------------------------------------

@@ -21,10 +21,10 @@ def gram_of(view: View, f: int) -> tuple[list[int], int, Floats]:
     table = view.pairs()
     g, far = _core.gram(table, _core.medoid(table))
     rows = [i for i in range(view.n) if not far[i]]
-    f = max(f - (view.n - len(rows)), 0)
-    if 2 * f >= len(rows):
-        raise RuleError(f"{view.n - len(rows)} of {view.n} updates are infinitely far from all others")
-    return rows, f, np.ascontiguousarray(g[np.ix_(rows, rows)])
+    out = view.n - len(rows)
+    if out > f:
+        raise RuleError(f"{out} of {view.n} updates are infinitely far from the others, but f={f}")
+    return rows, f - out, np.ascontiguousarray(g[np.ix_(rows, rows)])
 
 
 def cosines(view: View) -> tuple[Floats, list[bool]]:

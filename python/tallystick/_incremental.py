@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ import numpy as np
 
 from . import _core
 from ._columns import Batch
+from ._engine import Sources, measure
+from ._rules_weighting import TOO_LONG, clip_factors, clipped_rest, clipped_weights
 from ._target import Target
 from .aggregate import Client, Outcome, Rule, checked_weights
 from .errors import ArgumentError, DeviceError, NonFiniteError, SchemaError
@@ -101,12 +104,26 @@ class Kept(Accumulator):
 
 
 class RunningMean(Accumulator):
-    """The weighted mean as two float64 and an error bound per value, whatever the number of updates."""
+    """The weighted mean as two float64 and an error bound per value, whatever the number of updates.
+
+    norm_clipping of a fixed radius is the mean of clipped updates: their weights are known one by one.
+    """
 
     def __init__(self, rule: Rule, schema: Schema | None) -> None:
         super().__init__(rule, schema)
         self._state: list[np.ndarray[Any, np.dtype[np.float64]]] = []
         self._rejected: set[str] = set()
+        self._norms: dict[str, float] = {}
+
+    def _share(self, weight: float) -> float:
+        return weight if self.rule.parameters["weights"] == "use" else 1.0
+
+    def _scaled(self, client: str, share: float) -> float:
+        """The weight with which an update enters: 0 for one infinitely longer than the radius."""
+        if client not in self._norms:
+            return share
+        radius = float(self.rule.parameters["radius"])
+        return clipped_weights([share], clip_factors([self._norms[client]], radius))[0]
 
     def _take(self, client: str, opened: Update, weight: float) -> None:
         batch = Batch.of([opened])
@@ -120,8 +137,11 @@ class RunningMean(Accumulator):
         if any(_core.nonfinite(rows.pointers, rows.bounds, rows.dtype) for rows in chunks):
             self._rejected.add(client)
             return
-        weight = weight if self.rule.parameters["weights"] == "use" else 1.0
-        for index, state in enumerate(self._state):
+        if self.rule.name == "norm_clipping":
+            sources = Sources(batch, frozenset({"zero"}), {}, self.rule.text)
+            self._norms[client] = math.sqrt(measure(sources, [0, 1])[0][0, 1])
+        weight = self._scaled(client, self._share(weight))
+        for index, state in enumerate(self._state if weight > 0 else []):
             for rows in batch.chunks(index):
                 _core.running_mean_add(rows.pointers, rows.bounds, rows.dtype, weight, state, rows.column)
         batch.check_unchanged()
@@ -131,19 +151,22 @@ class RunningMean(Accumulator):
         used = [c for c in clients if c not in self._rejected]
         if not used:
             raise NonFiniteError(clients)
-        use = self.rule.parameters["weights"] == "use"
-        weights = np.array([self._weights[c] if use else 1.0 for c in used])
+        shares = [self._share(self._weights[c]) for c in used]
+        weights = [self._scaled(c, share) for c, share in zip(used, shares, strict=True)]
+        entered = np.array([w for w in (*weights, clipped_rest(shares, weights)) if w > 0])
         assert self.schema is not None
         target = Target(Batch([self._template]))
         uncertain = 0
         for segment, state, flat in zip(self.schema.segments, self._state, target.flat, strict=True):
-            uncertain += _core.running_mean_finish(state, weights, segment.dtype, flat.address)
+            uncertain += _core.running_mean_finish(state, entered, segment.dtype, flat.address)
+        rejected = {c: TOO_LONG for c, w in zip(used, weights, strict=True) if w == 0}
+        rejected.update((c, "NaN or infinity") for c in clients if c in self._rejected)
         return Outcome(
             value=target.value(),
             rule=self.rule.text,
-            selected=tuple(used),
-            rejected={c: "NaN or infinity" for c in clients if c in self._rejected},
-            scores={},
-            weights={c: float(w / weights.sum()) for c, w in zip(used, weights, strict=True)},
+            selected=tuple(c for c in used if c not in rejected),
+            rejected={c: rejected[c] for c in clients if c in rejected},
+            scores={c: self._norms[c] for c in used if c in self._norms},
+            weights={c: w / float(entered.sum()) for c, w in zip(used, weights, strict=True) if w > 0},
             uncertain=uncertain,
         )

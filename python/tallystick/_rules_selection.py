@@ -114,7 +114,7 @@ def _dnc(view: View, parameters: Parameters) -> Choice:
     for t in range(times):
         table = view.sample(int(parameters["seed"]), t, int(parameters["columns"]))
         sampled = View(view.n, view.n, table, {}, view.shares, view.clients)
-        rows, _, g = gram_of(sampled, 0)
+        rows, _, g = gram_of(sampled, f)
         scores = np.full(view.n, np.inf)
         scores[rows] = _core.principal_scores(g)
         good &= {int(i) for i in np.argsort(scores, kind="stable")[: view.n - out]}

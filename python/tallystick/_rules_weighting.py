@@ -91,20 +91,26 @@ def _norm_clipping(view: View, parameters: Parameters) -> Choice:
     weights = np.zeros(view.size)
     weights[: view.n], weights[view.extra["zero"]] = clipped[:-1], clipped[-1]
     kept = _having_weight(view, weights)
-    return Choice("mean", kept, weights, scores=norms, reason="norm infinitely larger than the radius")
+    return Choice("mean", kept, weights, scores=norms, reason=TOO_LONG)
 
 
 SMALLEST_WEIGHT = 2.0**-500
+TOO_LONG = "norm infinitely larger than the radius"
 
 
 def clipped_weights(shares: list[float], factors: list[float]) -> list[float]:
     """Weight of every clipped update and, last, of the origin."""
     weights = [share * factor for share, factor in zip(shares, factors, strict=True)]
     weights = [w if w >= SMALLEST_WEIGHT else 0.0 for w in weights]
+    return [*weights, clipped_rest(shares, weights)]
+
+
+def clipped_rest(shares: list[float], weights: list[float]) -> float:
+    """Weight of the origin: what clipping took."""
     rest = 0.0
     for share, weight in zip(shares, weights, strict=True):
         rest += share - weight
-    return [*weights, rest if rest >= SMALLEST_WEIGHT else 0.0]
+    return rest if rest >= SMALLEST_WEIGHT else 0.0
 
 
 def _caf(view: View, parameters: Parameters) -> Choice:

@@ -17,7 +17,7 @@ from .arrays import numpy_dtype
 from .errors import ArgumentError, DeviceError
 from .update import Tensor, Update, open_update
 
-__all__ = ["Target", "kernels_for", "like"]
+__all__ = ["Target", "empty_beside", "kernels_for", "like"]
 
 _NOT_ARRAYS = (str, Path, bytes, Update)
 
@@ -121,12 +121,7 @@ class Target:
             view = arrays.view(next(o for t, o in self._outs() if _count_of(t) > 0))
             self.direct, self.flat = not view.copied, [view]
         if not self.direct:
-            self.flat = [arrays.view(self._new(s.size, s.dtype)) for s in segments]
-
-    def _new(self, size: int, dtype: str) -> Any:
-        if self.batch.device == "cpu":
-            return np.empty(size, numpy_dtype(dtype))
-        return _device_empty(_first_array(self.batch.template), size, dtype)
+            self.flat = [arrays.view(empty_beside(batch, s.size, s.dtype)) for s in segments]
 
     def fill(
         self,
@@ -188,6 +183,13 @@ class Target:
                 )
             if view.device != self.batch.device:
                 raise DeviceError(f"out is on {view.device}, the updates are on {self.batch.device}")
+
+
+def empty_beside(batch: Batch, size: int, dtype: str) -> Any:
+    """A new flat array where the updates live."""
+    if batch.device == "cpu":
+        return np.empty(size, numpy_dtype(dtype))
+    return _device_empty(_first_array(batch.template), size, dtype)
 
 
 def like(batch: Batch, values: Callable[[int], Any] | None = None) -> Update:

@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from .update import Schema
 
 __all__ = [
+    "Decision",
     "Outcome",
+    "Partial",
     "Rule",
     "arc",
     "bucketing",
@@ -46,6 +48,9 @@ __all__ = [
     "centered_clipping",
     "cge",
     "clipping",
+    "column_rule",
+    "combine",
+    "decide",
     "distances",
     "dnc",
     "flame",
@@ -63,8 +68,10 @@ __all__ = [
     "multi_krum",
     "nnm",
     "norm_clipping",
+    "partial_distances",
     "phocas",
     "rule",
+    "shards",
     "smea",
     "trimmed_mean",
 ]
@@ -732,3 +739,14 @@ def checked_weights(weights: Any, n: int) -> np.ndarray[Any, np.dtype[np.float64
             f"weights: positive numbers in [2^-500, 2^500] expected, got {checked[i]} at index {i}"
         )
     return checked
+
+
+from ._shards import (  # noqa: E402  (they are built on Rule)
+    Decision,
+    Partial,
+    column_rule,
+    combine,
+    decide,
+    partial_distances,
+    shards,
+)

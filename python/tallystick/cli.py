@@ -49,8 +49,12 @@ def aggregate(
     files: Annotated[list[Path], typer.Argument(help="Updates; the client id is the file's stem.")],
     target: Annotated[Path, typer.Option("--out", help="Where the aggregate (or the new model) is written.")],
     rule: Annotated[
-        str, typer.Option(help="Rule text: mean, median, trimmed_mean(f=1), multi_krum(f=2), ...")
+        str, typer.Option(help="Rule text: mean, trimmed_mean(f=1), 'nnm(f=2) | multi_krum(f=2)', ...")
     ] = "mean",
+    state: Annotated[
+        Path | None, typer.Option(help="For centered_clipping: the last round's aggregate.")
+    ] = None,
+    server: Annotated[Path | None, typer.Option(help="For fltrust: the server's own update.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="JSON object: client id to positive number (default 1).")
     ] = None,
@@ -80,6 +84,8 @@ def aggregate(
         base=base,
         keep=keep,
         exclude=tuple(exclude or ()),
+        state=state,
+        server=server,
     ) as r:
         for client, file in _progress(clients.items(), "reading and hashing", as_json):
             r.submit(client, file, weight=given.get(client, 1.0))

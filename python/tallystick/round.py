@@ -3,6 +3,7 @@
 The only module that knows the others. Kept payloads (keep=DIR) are what a later full re-check needs:
     DIR/round-000017/updates/<client>.safetensors or .tsf    exactly the bytes that were hashed
     DIR/round-000017/base.safetensors                        the base model, where there is one
+    DIR/round-000017/state.safetensors, server.safetensors   inputs of rules that take them
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from . import arrays, canonical, frame, merkle, record
 from . import ledger as ledgers
 from ._columns import Batch
+from ._engine import fitting
 from .aggregate import Client, Outcome, Rule
 from .aggregate import checked_weights as _checked_weights
 from .aggregate import rule as as_rule
@@ -35,6 +37,7 @@ __all__ = [
     "apply_model",
     "client_file",
     "decide",
+    "input_tensors",
     "round_folder",
     "tensors_of",
 ]
@@ -69,6 +72,7 @@ class Round:
     rule: text or Rule. ledger: URL or an open Ledger (then it stays open).
     base: model the round starts from (dict of arrays or a path); kind "delta" adds the aggregate to it,
     "weights" replaces it, "gradient" leaves it. keep: folder for the payloads.
+    state, server: for rules that take them (Rule.inputs), like updates; their hashes are recorded.
     exclude: tensors to leave out, such as integer counters that differ.
 
     Arrays handed over are read until close() returns and must not change before; files are re-checked.
@@ -86,6 +90,8 @@ class Round:
         keep: str | Path | None = None,
         exclude: Sequence[str] = (),
         kind: str = "delta",
+        state: Any = None,
+        server: Any = None,
     ) -> None:
         self.namespace = canonical.check_id(namespace, "namespace")
         if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**53:
@@ -94,6 +100,7 @@ class Round:
             raise ArgumentError(f"kind: one of {', '.join(KINDS)} expected, got {kind!r}")
         self.number, self.kind, self.exclude = number, kind, tuple(exclude)
         self.rule = as_rule(rule)
+        self.inputs = _opened_inputs(self.rule, {"state": state, "server": server})
         self.keep = None if keep is None else round_folder(Path(keep), number)
         self.base = None if base is None else tensors_of(open_update(base))
         self.base_hash = "" if self.base is None else frame.value_hash(self.base).hex()
@@ -111,8 +118,8 @@ class Round:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for submission in self._submissions.values():
-            submission.update.close()
+        for opened in (*(s.update for s in self._submissions.values()), *self.inputs.values()):
+            opened.close()
         if self._owns_ledger:
             self.ledger.close()
 
@@ -199,17 +206,22 @@ class Round:
         submissions = [self._submissions[c] for c in clients]
         start = time.perf_counter()
         batch = Batch.of([s.update for s in submissions])
-        outcome, verdicts, reading = decide(self.rule, batch, clients, [s.weight for s in submissions])
+        weights = [s.weight for s in submissions]
+        outcome, verdicts, reading = decide(self.rule, batch, clients, weights, self.inputs)
         batch.check_unchanged()
+        inputs = {name: input_tensors(name, given, batch) for name, given in self.inputs.items()}
         values = named_arrays(outcome.value)
         model = apply_model(self.kind, self.base, values)
         self.times["reading"] += reading
         self.times["aggregating"] += time.perf_counter() - start - reading
 
         start = time.perf_counter()
-        if self.keep is not None and self.base is not None:
+        if self.keep is not None:
             self.keep.mkdir(parents=True, exist_ok=True)
-            write_safetensors(self.keep / "base.safetensors", self.base)
+            kept = inputs if self.base is None else {**inputs, "base": self.base}
+            for name, tensors in kept.items():
+                write_safetensors(self.keep / f"{name}.safetensors", tensors)
+        hashed = {name: frame.value_hash(tensors).hex() for name, tensors in inputs.items()}
         hashes = {
             "schema_hash": batch.schema.hash.hex(),
             "base_hash": self.base_hash,
@@ -222,7 +234,7 @@ class Round:
             before_commit(outcome)
         start = time.perf_counter()
         leaves = self._leaves(clients, submissions, verdicts)
-        made, receipt = self._append(leaves, hashes, batch.schema)
+        made, receipt = self._append(leaves, hashes, hashed, batch.schema)
         self.times["committing"] += time.perf_counter() - start
         self._closed = True
         return replace(outcome, record=made, receipt=receipt)
@@ -254,7 +266,11 @@ class Round:
         ]
 
     def _append(
-        self, leaves: list[record.ClientLeaf], hashes: dict[str, str], schema: Schema
+        self,
+        leaves: list[record.ClientLeaf],
+        hashes: dict[str, str],
+        inputs: dict[str, str],
+        schema: Schema,
     ) -> tuple[record.RoundRecord, ledgers.Receipt]:
         """Builds the record on the log's head and appends it; again where another writer was faster."""
         root = record.clients_tree(leaves).root.hex()
@@ -272,7 +288,7 @@ class Round:
                 clients_root=root,
                 accepted=accepted,
                 rejected=len(leaves) - accepted,
-                inputs={},
+                inputs=inputs,
                 previous=head.record_hash.hex(),
                 log_index=head.size,
                 versions=_versions(),
@@ -293,10 +309,17 @@ class Round:
 # ---- shared with verify.py -------------------------------------------------------------------------------
 
 
-def decide(rule: Rule, batch: Batch, clients: Sequence[str], weights: Sequence[float]) -> Decision:
+def decide(
+    rule: Rule,
+    batch: Batch,
+    clients: Sequence[str],
+    weights: Sequence[float],
+    inputs: Mapping[str, Update] | None = None,
+) -> Decision:
     """Runs the rule over open updates; clients in bytes order of their ids."""
     before = batch.seconds_reading
-    outcome = rule.run(batch, _checked_weights(weights, len(batch)), list[Client](clients))
+    checked = _checked_weights(weights, len(batch))
+    outcome = rule.run(batch, checked, list[Client](clients), inputs=inputs)
     verdicts = [
         (
             "rejected" if c in outcome.rejected else "accepted",
@@ -312,6 +335,12 @@ def named_arrays(value: Any) -> dict[str, np.ndarray[Any, Any]]:
     """A rule's value as named NumPy arrays on the CPU; a single array is the tensor "update"."""
     named = value if isinstance(value, Mapping) else {"update": value}
     return {name: _on_cpu(array) for name, array in named.items()}
+
+
+def input_tensors(name: str, given: Update, batch: Batch) -> dict[str, np.ndarray[Any, Any]]:
+    """What a rule took of an input: the tensors that the updates have."""
+    opened = fitting(name, given, batch)
+    return {t.name: opened.array(t.name) for s in opened.schema.segments for t in s.tensors}
 
 
 def tensors_of(update: Update) -> dict[str, np.ndarray[Any, Any]]:
@@ -376,6 +405,18 @@ def _open_hash(opened: Round) -> bytes:
         "base_hash": opened.base_hash,
     }
     return hashlib.sha256(canonical.dumps(statement)).digest()
+
+
+def _opened_inputs(rule: Rule, given: Mapping[str, Any]) -> dict[str, Update]:
+    opened = {}
+    for name, value in given.items():
+        if value is not None and name not in rule.inputs:
+            raise ArgumentError(f"{rule.text} takes no {name}")
+        if value is None and name == "server" and name in rule.inputs:
+            raise ArgumentError(f"{rule.text} needs server=, the server's own update")
+        if value is not None:
+            opened[name] = open_update(value)
+    return opened
 
 
 def _check_binding(opened: Round, client: str, update: Update) -> None:

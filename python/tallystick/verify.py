@@ -5,7 +5,7 @@ Every check is "ok", "failed" or "not checked"; what could not be checked is nev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,15 @@ from ._columns import Batch
 from .aggregate import rule as as_rule
 from .errors import ArgumentError, LedgerError, NonFiniteError, TallystickError
 from .ledger.base import Check, Entry, Head
-from .round import apply_model, client_file, decide, named_arrays, round_folder, tensors_of
+from .round import (
+    apply_model,
+    client_file,
+    decide,
+    input_tensors,
+    named_arrays,
+    round_folder,
+    tensors_of,
+)
 from .update import Schema, Update, open_update
 
 __all__ = ["Report", "verify_ledger", "verify_proof_file"]
@@ -186,7 +194,11 @@ def _check_rule(
     note = "" if intact else " (with a damaged payload)"
     try:
         batch = Batch([files[c] for c in clients], clients)
-        outcome, verdicts, _ = decide(as_rule(made.rule), batch, clients, [leaf.weight for leaf in leaves])
+        inputs = _inputs(checks, made, folder, clients, batch)
+        if inputs is None:
+            return
+        weights = [leaf.weight for leaf in leaves]
+        outcome, verdicts, _ = decide(as_rule(made.rule), batch, clients, weights, inputs)
     except (TallystickError, NonFiniteError) as error:
         checks.add("rule re-run", False, f"round {number}: {made.rule}: {error}")
         return
@@ -210,6 +222,25 @@ def _check_rule(
     )
     if made.base_hash:
         _check_model(checks, made, values, round_folder(folder, number) / "base.safetensors")
+
+
+def _inputs(
+    checks: _Checks, made: record.RoundRecord, folder: Path, clients: Sequence[str], batch: Batch
+) -> dict[str, Update] | None:
+    """The recorded inputs of the rule that are updates, from their files; None where one is missing."""
+    opened: dict[str, Update] = {}
+    for name in sorted(set(made.inputs) & set(as_rule(made.rule).inputs)):
+        places = [round_folder(folder, made.round)] + ([] if name in clients else [folder])
+        path = next((p for f in places if (p := f / f"{name}.safetensors").is_file()), None)
+        if path is None:
+            checks.add("rule re-run", None, f"round {made.round}: no file of the rule's input {name!r}")
+            return None
+        opened[name] = open_update(path)
+        found = frame.value_hash(input_tensors(name, opened[name], batch)).hex()
+        same = found == made.inputs[name]
+        note = "" if same else f" hashes to {found[:16]}, recorded is {made.inputs[name][:16]}"
+        checks.add(f"input {name}", same, f"round {made.round}: {path.name}{note}")
+    return opened
 
 
 def _open(path: Path, names: Set) -> Update:
