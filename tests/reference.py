@@ -443,10 +443,10 @@ def caf(x, f):
     while c.sum() > n - 2 * f:
         mean = c @ x / c.sum()
         y = x - mean
-        values, vectors = np.linalg.eigh((y.T * c) @ y / c.sum())
-        if values[-1] < best:
-            best, result = values[-1], mean
-        tau = (y @ vectors[:, -1]) ** 2 * (c > 0)  # or the loop need not end
+        _, s, v = np.linalg.svd(np.sqrt(c)[:, None] * y, full_matrices=False)
+        if s[0] ** 2 / c.sum() < best:
+            best, result = s[0] ** 2 / c.sum(), mean
+        tau = (y @ v[0]) ** 2 * (c > 0)  # or the loop need not end
         c = c * (1 - tau / tau.max())
     return result
 
