@@ -225,15 +225,18 @@ class Conflicts {
 
 // ---- SMEA ----
 
+// The subset of least top eigenvalue among all of n - f rows. A subset's spread within any subspace is a
+// lower bound of it: nearly all subsets are ruled out by the few directions along which evaluated ones spread
+// most.
 class Smea {
   public:
     Smea(const double* g, std::size_t n, std::size_t f)
-        : g_(g), n_(n), keep_(n - f), kept_(keep_), matrix_(keep_ * keep_), vector_(keep_) {}
+        : g_(g), n_(n), keep_(n - f), kept_(keep_), matrix_(n * n), vector_(n), along_(n * kMost) {}
 
     Indices search() {
         start();
         Indices removed(n_ -
-                        keep_);  // ascending; subsets kept in lexicographic order: removed in the reverse
+                        keep_);  // ascending; kept subsets in lexicographic order: removed in the reverse
         std::iota(removed.begin(), removed.end(), keep_);
         do consider(removed);
         while (previous(removed));
@@ -241,27 +244,34 @@ class Smea {
     }
 
   private:
-    struct Direction {
-        Doubles along;  // of every row, its value along a direction of norm 1
-        double s1, s2;  // their sum, and that of the squares
-    };
-
-    // A good subset soon: the first one, and the one left when the row farthest along the top direction
-    // leaves, f times.
+    // The main directions of all rows; then a good subset soon: the first one, and the one left when the row
+    // farthest along the top direction leaves, f times.
     void start() {
         Indices rows(n_);
         std::iota(rows.begin(), rows.end(), 0);
-        Doubles matrix(n_ * n_), vector(n_);
-        for (; rows.size() > keep_;) {
-            centre(g_, n_, rows, matrix.data());
-            top_eigenpair(matrix.data(), rows.size(), vector.data());
-            const auto far = std::max_element(vector.begin(), vector.begin() + rows.size(),
-                                              [](double a, double b) { return std::fabs(a) < std::fabs(b); });
-            rows.erase(rows.begin() + (far - vector.begin()));
+        Doubles centred(n_ * n_);
+        centre(g_, n_, rows, centred.data());
+        double first = 0;
+        for (std::size_t k = 0; k < std::min(kFirst, n_); ++k) {
+            std::copy(centred.begin(), centred.end(), matrix_.begin());
+            const double value = top_eigenpair(matrix_.data(), n_, vector_.data());
+            if (k == 0) first = value;
+            if (!(value > 1e-9 * first)) break;  // what is left is rounding
+            remember(rows);
+            for (std::size_t i = 0; i < n_; ++i)
+                for (std::size_t j = 0; j < n_; ++j) centred[i * n_ + j] -= value * vector_[i] * vector_[j];
         }
-        Indices first(keep_);
-        std::iota(first.begin(), first.end(), 0);
-        evaluate(first);
+        while (rows.size() > keep_) {
+            centre(g_, n_, rows, matrix_.data());
+            top_eigenpair(matrix_.data(), rows.size(), vector_.data());
+            std::size_t far = 0;
+            for (std::size_t i = 1; i < rows.size(); ++i)
+                if (std::fabs(vector_[i]) > std::fabs(vector_[far])) far = i;
+            rows.erase(rows.begin() + static_cast<std::ptrdiff_t>(far));
+        }
+        Indices lowest(keep_);
+        std::iota(lowest.begin(), lowest.end(), 0);
+        evaluate(lowest);
         evaluate(rows);
     }
 
@@ -273,41 +283,75 @@ class Smea {
         remember(rows);
     }
 
-    // The top direction of a subset that was evaluated rules out others that spread along it too.
+    // Adds the direction sum_k vector_k (x_rows[k] - their mean), made orthogonal to those known: along_
+    // holds every row's value along each.
     void remember(const Indices& rows) {
-        Direction made{Doubles(n_), 0, 0};
-        const double mean = sum(vector_.data(), keep_) / static_cast<double>(keep_);
-        double squared = 0;
+        if (directions_ == kMost) return;
+        const std::size_t m = rows.size();
+        const double mean = sum(vector_.data(), m) / static_cast<double>(m);
+        Doubles made(n_);
         for (std::size_t i = 0; i < n_; ++i) {
             double s = 0;
-            for (std::size_t k = 0; k < keep_; ++k) s += g_[i * n_ + rows[k]] * (vector_[k] - mean);
-            made.along[i] = s;
+            for (std::size_t k = 0; k < m; ++k) s += g_[i * n_ + rows[k]] * (vector_[k] - mean);
+            made[i] = s;
         }
-        for (std::size_t k = 0; k < keep_; ++k) squared += made.along[rows[k]] * (vector_[k] - mean);
-        if (!(squared > 0)) return;
-        const double norm = std::sqrt(squared);
-        for (std::size_t i = 0; i < n_; ++i) {
-            made.along[i] /= norm;
-            made.s1 += made.along[i];
-            made.s2 += made.along[i] * made.along[i];
+        double squared = 0;
+        for (std::size_t k = 0; k < m; ++k) squared += made[rows[k]] * (vector_[k] - mean);
+        double left = squared;
+        for (std::size_t d = 0; d < directions_; ++d) {
+            double share = 0;
+            for (std::size_t k = 0; k < m; ++k) share += along_[rows[k] * kMost + d] * (vector_[k] - mean);
+            for (std::size_t i = 0; i < n_; ++i) made[i] -= share * along_[i * kMost + d];
+            left -= share * share;
         }
-        if (directions_.size() == kDirections) directions_.pop_back();
-        directions_.insert(directions_.begin(), std::move(made));
+        if (!(left > 1e-6 * squared)) return;
+        const double norm = std::sqrt(left);
+        for (std::size_t i = 0; i < n_; ++i) along_[i * kMost + directions_] = made[i] / norm;
+        ++directions_;
+        trace_ = 0;
+        std::fill(sums_, sums_ + kMost, 0.0);
+        std::fill(squares_, squares_ + kMost * kMost, 0.0);
+        for (std::size_t i = 0; i < n_; ++i) add(i, 1, sums_, squares_);
+        for (std::size_t d = 0; d < directions_; ++d) trace_ += squares_[d * kMost + d];
     }
 
-    // A subset whose variance along some direction is no less than the best top eigenvalue cannot win.
-    void consider(const Indices& removed) {
-        const double slack = 1e-12;
-        for (std::size_t k = 0; k < directions_.size(); ++k) {
-            const Direction& d = directions_[k];
-            double s1 = d.s1, s2 = d.s2;
-            for (const std::size_t i : removed) s1 -= d.along[i], s2 -= d.along[i] * d.along[i];
-            if (s2 - s1 * s1 / static_cast<double>(keep_) - slack * d.s2 > best_) {
-                if (k > 0)
-                    std::rotate(directions_.begin(), directions_.begin() + k, directions_.begin() + k + 1);
-                return;
+    void add(std::size_t row, double sign, double* sums, double* squares) const {
+        const double* p = &along_[row * kMost];
+        for (std::size_t d = 0; d < directions_; ++d) {
+            const double signed_ = sign * p[d];
+            sums[d] += signed_;
+            for (std::size_t e = 0; e <= d; ++e) squares[d * kMost + e] += signed_ * p[e];
+        }
+    }
+
+    // Whether the covariance with these sums spreads more than the best one along some direction: whether
+    // (best + slack) I less it is not positive definite (elimination without square roots, k^3 / 6).
+    bool ruled_out(const double* sums, double* squares, double slack) const {
+        const std::size_t k = directions_;
+        for (std::size_t d = 0; d < k; ++d) {
+            for (std::size_t e = 0; e <= d; ++e)
+                squares[d * kMost + e] =
+                    sums[d] * sums[e] / static_cast<double>(keep_) - squares[d * kMost + e];
+            squares[d * kMost + d] += best_ + slack;
+        }
+        for (std::size_t d = 0; d < k; ++d) {
+            const double pivot = squares[d * kMost + d];
+            if (!(pivot > 0)) return true;
+            for (std::size_t r = d + 1; r < k; ++r) {
+                const double factor = squares[r * kMost + d] / pivot;
+                for (std::size_t e = d + 1; e <= r; ++e)
+                    squares[r * kMost + e] -= factor * squares[e * kMost + d];
             }
         }
+        return false;
+    }
+
+    void consider(const Indices& removed) {
+        double sums[kMost], squares[kMost * kMost];
+        std::copy(sums_, sums_ + kMost, sums);
+        std::copy(squares_, squares_ + kMost * kMost, squares);
+        for (const std::size_t i : removed) add(i, -1, sums, squares);
+        if (ruled_out(sums, squares, 1e-12 * trace_)) return;
         std::size_t at = 0, skip = 0;
         for (std::size_t i = 0; i < n_; ++i) {
             if (skip < removed.size() && removed[skip] == i)
@@ -315,13 +359,15 @@ class Smea {
             else
                 kept_[at++] = i;
         }
-        for (const Direction& d : directions_) {  // without the cancellation that far rows cause above
-            double s1 = 0, s2 = 0;
-            for (const std::size_t i : kept_) s1 += d.along[i], s2 += d.along[i] * d.along[i];
-            const double bound = s2 - s1 * s1 / static_cast<double>(keep_);
-            if (bound - slack * s2 > best_ || (bound >= best_ && best_ == 0 && best_rows_ < kept_)) return;
-        }
         if (best_ == 0 && best_rows_ < kept_) return;
+        if (1e-12 * trace_ > 1e-9 * best_) {  // far rows were subtracted: their sums without them
+            std::fill(sums, sums + kMost, 0.0);
+            std::fill(squares, squares + kMost * kMost, 0.0);
+            for (const std::size_t i : kept_) add(i, 1, sums, squares);
+            double trace = 0;
+            for (std::size_t d = 0; d < directions_; ++d) trace += squares[d * kMost + d];
+            if (ruled_out(sums, squares, 1e-12 * trace)) return;
+        }
         evaluate(kept_);
     }
 
@@ -337,14 +383,12 @@ class Smea {
         return false;
     }
 
-    static constexpr std::size_t kDirections = 24;
+    static constexpr std::size_t kFirst = 4, kMost = 24;
     const double* g_;
-    std::size_t n_, keep_;
-    Indices kept_;
-    Doubles matrix_, vector_;
-    std::vector<Direction> directions_;
-    double best_ = kInfinity;
-    Indices best_rows_;
+    std::size_t n_, keep_, directions_ = 0;
+    Indices kept_, best_rows_;
+    Doubles matrix_, vector_, along_;
+    double sums_[kMost] = {}, squares_[kMost * kMost] = {}, trace_ = 0, best_ = kInfinity;
 };
 
 }  // namespace

@@ -62,7 +62,7 @@ double top_eigenpair(double* matrix, std::size_t n, double* vector);
 void caf(const double* g, std::size_t n, std::size_t f, double* weights);
 
 // SMEA: the n - f rows whose covariance has the least top eigenvalue, the first such subset in lexicographic
-// order, ascending. Exact: every subset is either evaluated or ruled out by its variance along a direction.
+// order, ascending. Exact: every subset is either evaluated or ruled out by its spread in a subspace.
 Indices smea(const double* g, std::size_t n, std::size_t f);
 
 // (projection of row i, less the mean row, on the top direction of the rows' covariance)^2.

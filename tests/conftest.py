@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import sys
+import types
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -39,7 +42,7 @@ def threads(request):
 
 def pytest_collection_modifyitems(config, items):
     for item in items:
-        if {"torch", "jax"} & set(getattr(item, "fixturenames", ())):
+        if {"torch", "jax", "byzfl", "flwr"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("frameworks")
     count, why = ts.cuda_status()
     if count == 0:
@@ -65,3 +68,21 @@ def torch():
 @pytest.fixture(scope="session")
 def jax():
     return framework("jax")
+
+
+@pytest.fixture(scope="session")
+def byzfl():
+    """byzfl(module, name): one of its classes, without its __init__, which wants torchvision."""
+    if "byzfl" not in sys.modules:
+        spec = importlib.util.find_spec("byzfl")
+        if spec is None:
+            framework("byzfl")
+        package = types.ModuleType("byzfl")
+        package.__path__, package.__spec__ = list(spec.submodule_search_locations), spec
+        sys.modules["byzfl"] = package
+    return lambda module, name: getattr(importlib.import_module(f"byzfl.{module}"), name)
+
+
+@pytest.fixture(scope="session")
+def flwr():
+    return framework("flwr")

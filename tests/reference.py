@@ -373,20 +373,6 @@ def multi_krum(x, f, m=None, away=2):
     return x[lowest(krum_scores(x, len(x) - f - away), m or len(x) - f)].mean(0)
 
 
-def nearest_mean(x, to, keep):
-    """Mean of the values nearest to `to` in every column, of two equally near the smaller."""
-    columns = [sorted(c, key=lambda v: (abs(v - t), v))[:keep] for c, t in zip(x.T, to, strict=True)]
-    return np.array([math.fsum(c) / keep for c in columns])
-
-
-def meamed(x, f):
-    return nearest_mean(x, np.median(x, 0), len(x) - f)
-
-
-def phocas(x, f):
-    return nearest_mean(x, np.sort(x, 0)[f : len(x) - f].mean(0), len(x) - f)
-
-
 def bulyan(x, f, variant="iterative", away=2):
     theta, left, chosen = len(x) - 2 * f, list(range(len(x))), []
     if variant == "oneshot":
@@ -505,10 +491,6 @@ def dnc(x, f, iterations=1, filter=1.0):
 def norm_clipping(x, radius="median", weights=None):
     radius = np.median(np.linalg.norm(x, axis=1)) if radius == "median" else radius
     return np.average(clipping(x, radius), axis=0, weights=weights)
-
-
-def majority(x):
-    return np.sign(np.sign(x).sum(0))
 
 
 def clipping(x, radius):

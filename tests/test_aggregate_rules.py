@@ -366,7 +366,7 @@ def test_a_wrong_composition_or_real_is_refused(text, says):
         ("monna(f=1, pivot=5)", 5, "pivot < n expected, got pivot=5, n=5"),
         ("caf(f=2)", 4, "caf needs n >= 2f + 1: got n=4, f=2"),
         ("smea(f=2)", 4, "smea needs n >= 2f + 1: got n=4, f=2"),
-        ("smea(f=20)", 100, "at most 1000000 expected, got more with n=100, f=20"),
+        ("smea(f=20)", 100, "at most 250000 expected, got more with n=100, f=20"),
         ("cge(f=2)", 4, "cge needs n >= 2f + 1: got n=4, f=2"),
         ("dnc(f=2)", 4, "dnc needs n >= 2f + 1: got n=4, f=2"),
         ("nnm(f=4) | mean", 4, "nnm needs n >= f + 1: got n=4, f=4"),

@@ -34,6 +34,7 @@ __all__ = [
     "Sources",
     "decide",
     "execute",
+    "extra_of",
     "fitting",
     "measure",
     "mixtures",
@@ -53,6 +54,13 @@ def needs_of(stages: Stages) -> frozenset[str]:
     return needs | {"distances"} if len(specs) > 1 and needs else needs
 
 
+def extra_of(needs: frozenset[str], given: Sequence[str]) -> tuple[str, ...]:
+    """The extra rows a rule needs, in the order of Sources: a state that is not given is the origin."""
+    inputs = [name for name in INPUTS if name in needs and name in given]
+    zero = "zero" in needs or ("state" in needs and "state" not in inputs)
+    return (*inputs, "zero") if zero else tuple(inputs)
+
+
 class Sources:
     """The clients' updates and behind them the extra rows a rule needs: n clients, then `extra`."""
 
@@ -69,7 +77,7 @@ class Sources:
                 self.extra[name] = self.n + len(added) - 1
         if "server" in needs and "server" not in self.extra:
             raise ArgumentError(f"{rule} needs server=, the server's own update")
-        if "zero" in needs or ("state" in needs and "state" not in self.extra):
+        if "zero" in extra_of(needs, self.names):
             self.extra["zero"] = self.n + len(added)
             added.append(like(batch))
         self.batch = batch if not added else Batch.of([*batch.updates, *added])

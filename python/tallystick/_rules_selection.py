@@ -26,7 +26,7 @@ from .errors import RuleError
 __all__ = ["RULES"]
 
 MDA_MOST_F, MOST_CLIENTS = 32, 1024
-SMEA_MOST_SUBSETS = 1_000_000
+SMEA_MOST_SUBSETS = 250_000
 
 
 def _mean_of(

@@ -138,17 +138,18 @@ def decide(
         for sums in partial.sums:
             table += sums
     found = {row for p in ordered for row in p.nonfinite}
-    if extra := [first.extra[row - n] for row in found if row >= n]:
-        raise ArgumentError(f"{', '.join(extra)}: NaN or infinity in it, finite values only")
+    if wrong := [first.extra[row - n] for row in found if row >= n]:
+        raise ArgumentError(f"{', '.join(wrong)}: NaN or infinity in it, finite values only")
     bad = sorted(found)
     stages = made._without(bad, names, n)
     active = [i for i in range(n) if i not in found]
-    rows = [*active, *range(n, len(table))]
+    extra = _engine.extra_of(needs, first.extra)
+    rows = [*active, *(n + first.extra.index(name) for name in extra)]
     decided = _engine.decide(
         stages,
         active,
         n,
-        first.extra,
+        extra,
         np.ascontiguousarray(table[np.ix_(rows, rows)]),
         np.ones(len(active)) if shares is None else shares[active],
     )
@@ -194,7 +195,7 @@ def combine(
 ) -> Any:
     """Columns lo..hi of the aggregate that the decision stands for, a 1-D array of their dtype.
 
-    Takes the updates and inputs that the partials were made of.
+    Takes the updates, and of the inputs that the partials were made with those that the rule takes.
     """
     batch = Batch(updates, exclude=exclude)
     if len(batch) != decision.clients:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import _core, _standin, arrays
+from . import _core, arrays
 from ._columns import Batch, Rows
 from .arrays import numpy_dtype
 from .errors import ArgumentError, DeviceError
@@ -41,16 +41,33 @@ class Cpu:
         return _core.distances(rows.pointers, rows.bounds, rows.dtype, rows.column, part, total)
 
     def meamed(self, rows: Rows, f: int, out: int) -> list[int]:
-        return _standin.run(rows, out, lambda x: _standin.meamed(x, f))
+        return _core.meamed(rows.pointers, rows.bounds, rows.dtype, f, out)
 
     def phocas(self, rows: Rows, f: int, out: int) -> list[int]:
-        return _standin.run(rows, out, lambda x: _standin.phocas(x, f))
+        return _core.phocas(rows.pointers, rows.bounds, rows.dtype, f, out)
 
     def majority(self, rows: Rows, out: int) -> list[int]:
-        return _standin.run(rows, out, _standin.majority)
+        return _core.majority(rows.pointers, rows.bounds, rows.dtype, out)
 
     def mixed(self, rows: Rows, matrix: Any, rule: str, argument: Any, out: int) -> list[int]:
-        return _standin.run(rows, out, lambda x: _standin.mixed(x, matrix, rule, argument))
+        argument = 0 if argument is None else argument
+        if rule in ("median", "trimmed_mean"):
+            return _core.mixed(rows.pointers, rows.bounds, rows.dtype, matrix, rule, argument, out)
+        return self._formed(rows, matrix, rule, argument, out)
+
+    def _formed(self, rows: Rows, matrix: Any, rule: str, argument: Any, out: int) -> list[int]:
+        """Stands where mixed does not know the rule yet: forms the mixtures of the chunk."""
+        made = np.empty((len(matrix), rows.size), numpy_dtype(rows.dtype))
+        for weights, row in zip(matrix, made, strict=True):
+            if bad := self.combine(rows, np.ascontiguousarray(weights), row.ctypes.data):
+                return bad
+        pointers = np.array([[row.ctypes.data] for row in made], np.uint64)
+        formed = Rows(pointers, np.array([0, rows.size], np.int64), rows.dtype, rows.column)
+        if rule == "majority":
+            self.majority(formed, out)
+        else:
+            getattr(self, rule)(formed, argument, out)
+        return []
 
 
 class Cuda:
@@ -64,6 +81,8 @@ class Cuda:
         self.module = cuda()
 
     def _call(self, name: str, rows: Rows, *arguments: Any) -> list[int]:
+        if not hasattr(self.module, name):
+            raise DeviceError(f"{name} of updates on a GPU: arrays on the CPU expected in this version")
         try:
             found: list[int] = getattr(self.module, name)(
                 rows.pointers, rows.bounds, rows.dtype, *arguments, 0

@@ -300,7 +300,7 @@ def caf(updates: Any, f: int, *, out: Any = None, exclude: Sequence[str] = ()) -
 def smea(updates: Any, f: int, *, weights: Any = None, out: Any = None, exclude: Sequence[str] = ()) -> Any:
     """Mean of the n - f updates whose covariance has the least top eigenvalue, found exactly.
 
-    n >= 2 f + 1 and at most 1,000,000 subsets, else RuleError. Equal eigenvalues: the first subset in
+    n >= 2 f + 1 and at most 250,000 subsets, else RuleError. Equal eigenvalues: the first subset in
     lexicographic order. Reference: Allouah et al., ICML 2023.
     """
     return _run("smea", {"f": f}, updates, weights, out, exclude)
