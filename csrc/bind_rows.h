@@ -82,14 +82,20 @@ inline Matrix checked_matrix(const Array<double>& matrix, std::size_t n) {
     return {values, static_cast<std::size_t>(matrix.shape(0))};
 }
 
-// A column rule and its argument: the kind of a median, else f.
+// A column rule and its argument: the kind of a median, f of the others (a majority has none: any will do).
 inline ColumnRule column_rule(const std::string& name,
                               const std::variant<std::size_t, std::string>& argument) {
+    using Kind = ColumnRule::Kind;
     const std::size_t* f = std::get_if<std::size_t>(&argument);
     const std::string* kind = std::get_if<std::string>(&argument);
-    if (name == "median" && kind) return {ColumnRule::Kind::median, middle_from_name(*kind), 0};
-    if (name == "trimmed_mean" && f) return {ColumnRule::Kind::trimmed_mean, Middle::mid, *f};
-    throw std::invalid_argument("mixed: median with its kind or trimmed_mean with f expected, got " + name);
+    if (name == "median" && kind) return {Kind::median, middle_from_name(*kind), 0};
+    if (name == "majority") return {Kind::majority, Middle::mid, 0};
+    if (name == "trimmed_mean" && f) return {Kind::trimmed_mean, Middle::mid, *f};
+    if (name == "meamed" && f) return {Kind::meamed, Middle::mid, *f};
+    if (name == "phocas" && f) return {Kind::phocas, Middle::mid, *f};
+    throw std::invalid_argument(
+        "mixed: median with its kind, trimmed_mean, meamed or phocas with f, or majority expected, got " +
+        name);
 }
 
 }  // namespace tallystick

@@ -1,23 +1,31 @@
 #include "column_rules.h"
 
-#include <stdexcept>  // for invalid_argument
+#include <vector>
 
 namespace tallystick {
+namespace {
 
-std::function<ColumnKernel()> column_kernels(const ColumnRule& rule, std::size_t n, Dtype dtype) {
-    if (rule.kind == ColumnRule::Kind::trimmed_mean && 2 * rule.f >= n)
-        throw std::invalid_argument("trimmed_mean: 2f < " + std::to_string(n) +
-                                    " clients expected, got f = " + std::to_string(rule.f));
-    return [=]() -> ColumnKernel {
-        return [=](const char* const* rows, std::size_t columns, char* out) {
-            const std::int64_t bounds[] = {0, static_cast<std::int64_t>(columns)};
-            std::vector<std::uint64_t> pointers;
-            for (std::size_t i = 0; i < n; ++i) pointers.push_back(reinterpret_cast<std::uint64_t>(rows[i]));
-            const Rows tile{pointers.data(), bounds, n, 1, dtype};
-            if (rule.kind == ColumnRule::Kind::median) return median(tile, rule.middle, out).empty();
-            return trimmed_mean(tile, rule.f, out).empty();
-        };
+// What rules with f = 0 are. Rare: nothing is kept between tiles.
+ColumnKernel mean_kernel(std::size_t n, Dtype dtype) {
+    return [n, dtype](const char* const* rows, std::size_t columns, char* out) {
+        std::vector<std::uint64_t> pointers;
+        for (std::size_t i = 0; i < n; ++i) pointers.push_back(reinterpret_cast<std::uint64_t>(rows[i]));
+        const std::int64_t bounds[] = {0, static_cast<std::int64_t>(columns)};
+        return mean({pointers.data(), bounds, n, 1, dtype}, nullptr, out).empty();
     };
+}
+
+}  // namespace
+
+MakeColumnKernel column_kernels(const ColumnRule& rule, std::size_t n, Dtype dtype) {
+    using Kind = ColumnRule::Kind;
+    check_column_rule(rule, n);
+    if (rule.kind == Kind::median) return median_kernel(n, dtype, rule.middle);
+    if (rule.kind == Kind::majority) return majority_kernel(n, dtype);
+    if (rule.f == 0) return [n, dtype] { return mean_kernel(n, dtype); };
+    if (rule.kind == Kind::meamed) return meamed_kernel(n, dtype, rule.f);
+    if (rule.kind == Kind::phocas) return phocas_kernel(n, dtype, rule.f);
+    return trimmed_mean_kernel(n, dtype, rule.f);
 }
 
 }  // namespace tallystick

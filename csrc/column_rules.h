@@ -1,22 +1,31 @@
-// The column rules of aggregate.h by name, and as kernels for callers that make their rows tile by tile.
+// The column rules of aggregate.h by name, for callers that make their rows tile by tile.
 #pragma once
-#include <functional>
+#include <stdexcept>  // for invalid_argument
 #include <string>
 
-#include "aggregate.h"
+#include "column_kernels.h"
 
 namespace tallystick {
 
 struct ColumnRule {
-    enum class Kind { median, trimmed_mean } kind;
+    enum class Kind { median, trimmed_mean, meamed, phocas, majority } kind;
     Middle middle;  // of a median
-    std::size_t f;  // of the others
+    std::size_t f;  // of trimmed_mean, meamed, phocas
 };
 
-// kernel(rows, columns, out): columns is a multiple of 64; false if a value is not finite. For one thread.
-using ColumnKernel = std::function<bool(const char* const*, std::size_t, char*)>;
+// std::invalid_argument if f is too large for n rows.
+inline void check_column_rule(const ColumnRule& rule, std::size_t n) {
+    using Kind = ColumnRule::Kind;
+    const bool twice = rule.kind == Kind::trimmed_mean || rule.kind == Kind::phocas;
+    if (rule.f < n && (!twice || 2 * rule.f < n)) return;
+    const char* name = rule.kind == Kind::meamed   ? "meamed: f"
+                       : rule.kind == Kind::phocas ? "phocas: 2f"
+                                                   : "trimmed_mean: 2f";
+    throw std::invalid_argument(std::string(name) + " < " + std::to_string(n) +
+                                " clients expected, got f = " + std::to_string(rule.f));
+}
 
-// Makes such kernels for n rows; std::invalid_argument if f is too large for n.
-std::function<ColumnKernel()> column_kernels(const ColumnRule& rule, std::size_t n, Dtype dtype);
+// Kernels of the rule, checked as above, for n rows.
+MakeColumnKernel column_kernels(const ColumnRule& rule, std::size_t n, Dtype dtype);
 
 }  // namespace tallystick

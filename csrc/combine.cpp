@@ -1,9 +1,10 @@
 #include "combine.h"
 
-#include "columns.h"
+#include "column_kernels.h"
 #include "cpu.h"
 #include "exact.h"
 #include "intrinsics.h"
+#include "typed.h"
 
 namespace tallystick {
 namespace {
@@ -56,11 +57,11 @@ constexpr Variants<decltype(&scalar::combine<T>)> kCombine{TALLYSTICK_VARIANTS(c
 }  // namespace
 
 Clients combine(const Rows& rows, const double* weights, void* out) {
-    return with_type(rows.dtype, [&](auto x) {
-        using T = decltype(x);
-        return over_columns<T, kTile>(rows, out, [&] {
-            return [&, kernel = *kCombine<T>](const char* const* in, std::size_t columns, char* to) {
-                return kernel(in, rows.n, columns, weights, to);
+    return run_columns(rows, out, [&] {
+        return with_type(rows.dtype, [&](auto x) -> ColumnKernel {
+            return [n = rows.n, weights, kernel = *kCombine<decltype(x)>](const char* const* in,
+                                                                          std::size_t columns, char* to) {
+                return kernel(in, n, columns, weights, to);
             };
         });
     });

@@ -33,10 +33,10 @@ struct MixPlan {
 };
 // One thread's memory.
 struct MixWork {
-    char* table;   // kQuadsAtOnce quads of 16 slots
-    double* sums;  // between groups of quads
-    double* wide;  // n rows of four vectors
-    char* tile;    // the virtual clients, kTile columns each
+    char* table;         // kQuadsAtOnce quads of 16 slots
+    double* sums;        // between groups of quads
+    double* wide;        // n rows of four vectors
+    std::size_t stride;  // bytes from one virtual client to the next
 };
 
 // A plan, what it points to, and which of its rows each of the m virtual clients is.

@@ -39,29 +39,58 @@ TALLYSTICK_HD void build_quad(const char* const* rows, std::size_t count, std::s
     const DoubleVec sums[16] = {DoubleVec{}, x[0],        x[1],        low,         x[2],        x[0] + x[2],
                                 x[1] + x[2], low + x[2],  x[3],        x[0] + x[3], x[1] + x[3], low + x[3],
                                 high,        x[0] + high, x[1] + high, low + high};
+    if (count <= 2) {  // stores are what bounds this function
+#pragma GCC unroll 3
+        for (std::size_t k = 1; k < 4; ++k) store(table + k * kSlot, sums[k]);
+        return;
+    }
 #pragma GCC unroll 16
     for (std::size_t k = 1; k < 16; ++k) store(table + k * kSlot, sums[k]);
 }
 
-// Adds a group of quads to eight sums, by the slots that their rows name: four names come in one load, since
-// loads are what bounds this loop.
-TALLYSTICK_HD void add_quads(const char* table, const std::uint16_t* slots, std::size_t quads,
-                             DoubleVec (&sum)[8]) {
-    for (std::size_t q = 0; q < quads; ++q, slots += 8)
+// What is common to the blocks of rows of one table.
+struct TableSums {
+    const MixPlan& plan;
+    const MixWork& work;
+    std::size_t first, quads;  // in the table
+    char* tile;                // of this vector of columns
+};
+
+// Adds the quads of a table to the sums of rows r .. r + kRows - 1, by the slots that these name. Names come
+// in one load as far as possible: loads are what bounds this loop.
+template <class T, std::size_t kRows>
+TALLYSTICK_HD void add_quads(const TableSums& t, std::size_t r, bool bounded) {
+    constexpr std::size_t kNames = kRows < 4 ? kRows : 4;
+    double* const kept = t.work.sums + r * kDoubles;
+    DoubleVec sum[kRows] = {};
+    if (t.first > 0)
+#pragma GCC unroll 8
+        for (std::size_t k = 0; k < kRows; ++k) sum[k] = load<DoubleVec>(kept + k * kDoubles);
+    const std::uint16_t* slots = t.plan.slots + (r / 8 * t.plan.quads + t.first) * 8 + r % 8;
+    const char* const table = t.work.table;
+    for (std::size_t q = 0; q < t.quads; ++q, slots += 8)
 #pragma GCC unroll 2
-        for (std::size_t k = 0; k < 8; k += 4) {
-            std::uint64_t four;
-            __builtin_memcpy(&four, slots + k, sizeof four);
+        for (std::size_t k = 0; k < kRows; k += kNames) {
+            std::uint64_t names = 0;
+            __builtin_memcpy(&names, slots + k, kNames * sizeof *slots);
 #pragma GCC unroll 4
-            for (std::size_t j = 0; j < 4; ++j)
-                sum[k + j] += load<DoubleVec>(table + (four >> 16 * j & 0xffff) * kSlotUnit);
+            for (std::size_t j = 0; j < kNames; ++j)
+                sum[k + j] += load<DoubleVec>(table + (names >> 16 * j & 0xffff) * kSlotUnit);
         }
+    if (t.first + t.quads < t.plan.quads) {
+#pragma GCC unroll 8
+        for (std::size_t k = 0; k < kRows; ++k) store(kept + k * kDoubles, sum[k]);
+        return;
+    }
+#pragma GCC unroll 8
+    for (std::size_t k = 0; k < kRows; ++k)
+        store_narrowed<T>(t.tile + (r + k) * t.work.stride, splat(t.plan.scales[r + k]) * sum[k], bounded);
 }
 
 // Columns [at, at + kDoubles) of the rows in plan.tabled.
 template <class T>
 TALLYSTICK_HD bool mix_by_tables(const char* const* rows, std::size_t column, std::size_t in_tile,
-                                 const MixPlan& plan, const MixWork& work) {
+                                 const MixPlan& plan, const MixWork& work, char* tile) {
     const std::size_t at = (column + in_tile) * sizeof(T);
     const bool bounded = plan.bounded;
     FiniteCheck<double> check;
@@ -71,26 +100,14 @@ TALLYSTICK_HD bool mix_by_tables(const char* const* rows, std::size_t column, st
             const std::size_t client = 4 * (first + q), left = plan.n - client;
             build_quad<T>(rows + client, left < 4 ? left : 4, at, work.table + q * 16 * kSlot, check);
         }
-        const bool last = first + quads == plan.quads;
-        for (std::size_t r = 0; r < plan.tabled; r += 8) {
-            DoubleVec sum[8] = {};
-            double* const kept = work.sums + r * kDoubles;
-            if (first > 0)
-#pragma GCC unroll 8
-                for (std::size_t k = 0; k < 8; ++k) sum[k] = load<DoubleVec>(kept + k * kDoubles);
-            add_quads(work.table, plan.slots + (r * plan.quads + first * 8), quads, sum);
-            if (!last) {
-#pragma GCC unroll 8
-                for (std::size_t k = 0; k < 8; ++k) store(kept + k * kDoubles, sum[k]);
-                continue;
-            }
-            const std::size_t count = plan.tabled - r < 8 ? plan.tabled - r : 8;
-#pragma GCC unroll 8
-            for (std::size_t k = 0; k < 8; ++k)
-                if (k < count)
-                    store_narrowed<T>(work.tile + ((r + k) * kTile + in_tile) * sizeof(T),
-                                      splat(plan.scales[r + k]) * sum[k], bounded);
+        const TableSums sums{plan, work, first, quads, tile + in_tile * sizeof(T)};
+        std::size_t r = 0;
+        for (; r + 8 <= plan.tabled; r += 8) add_quads<T, 8>(sums, r, bounded);
+        if (r + 4 <= plan.tabled) {
+            add_quads<T, 4>(sums, r, bounded);
+            r += 4;
         }
+        for (; r < plan.tabled; ++r) add_quads<T, 1>(sums, r, bounded);
     }
     return check.finite();
 }
@@ -98,7 +115,7 @@ TALLYSTICK_HD bool mix_by_tables(const char* const* rows, std::size_t column, st
 // Columns [in_tile, in_tile + 4 vectors) of the rows that are listed entry by entry.
 template <class T>
 TALLYSTICK_HD bool mix_by_lists(const char* const* rows, std::size_t column, std::size_t in_tile,
-                                const MixPlan& plan, const MixWork& work) {
+                                const MixPlan& plan, const MixWork& work, char* tile) {
     constexpr std::size_t kWidth = 4 * kDoubles;
     const std::size_t at = (column + in_tile) * sizeof(T);
     FiniteCheck<double> check;
@@ -148,23 +165,24 @@ TALLYSTICK_HD bool mix_by_lists(const char* const* rows, std::size_t column, std
         }
 #pragma GCC unroll 4
         for (std::size_t k = 0; k < 4; ++k)
-            store_narrowed<T>(work.tile + ((plan.tabled + l) * kTile + in_tile + k * kDoubles) * sizeof(T),
+            store_narrowed<T>(tile + (plan.tabled + l) * work.stride + (in_tile + k * kDoubles) * sizeof(T),
                               sum[k], plan.bounded);
     }
     return check.finite();
 }
 
-// One tile of virtual clients, kTile columns from `column` on, to work.tile. False: an input is not finite.
+// kTile columns of all virtual clients, from `column` on, to tile, work.stride bytes a row. False: an input
+// is not finite.
 template <class T>
-bool mix(const char* const* rows, std::size_t column, const MixPlan& plan, const MixWork& work) {
+bool mix(const char* const* rows, std::size_t column, const MixPlan& plan, const MixWork& work, char* tile) {
     prefetch_ahead<T>(rows, plan.n, column, kTile);
     bool finite = true;
     if (plan.tabled > 0)
         for (std::size_t c = 0; c < kTile; c += kDoubles)
-            finite = mix_by_tables<T>(rows, column, c, plan, work) && finite;
+            finite = mix_by_tables<T>(rows, column, c, plan, work, tile) && finite;
     if (plan.lists > 0)
         for (std::size_t c = 0; c < kTile; c += 4 * kDoubles)
-            finite = mix_by_lists<T>(rows, column, c, plan, work) && finite;
+            finite = mix_by_lists<T>(rows, column, c, plan, work, tile) && finite;
     return finite;
 }
 

@@ -5,6 +5,7 @@
 #include "bind_rows.h"
 #include "combine.cuh"
 #include "distances.cuh"
+#include "mixed.cuh"
 
 namespace py = pybind11;
 
@@ -63,6 +64,16 @@ Clients py_distances(const Array<std::uint64_t>& pointers, const Array<std::int6
     return cuda::distances(rows, column, p, t, stream);
 }
 
+Clients py_mixed(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                 const std::string& dtype, const Array<double>& matrix, const std::string& name,
+                 const std::variant<std::size_t, std::string>& argument, std::uintptr_t out, Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    const Matrix m = checked_matrix(matrix, rows.n);
+    const ColumnRule rule = column_rule(name, argument);
+    const py::gil_scoped_release release;
+    return cuda::mixed(rows, m, rule, address(out), stream);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
@@ -81,5 +92,7 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
     m.def("combine", &py_combine, pointers, bounds, dtype, py::arg("weights").noconvert(), out, stream);
     m.def("distances", &py_distances, pointers, bounds, dtype, py::arg("column"), py::arg("part").noconvert(),
           py::arg("total").noconvert(), stream);
+    m.def("mixed", &py_mixed, pointers, bounds, dtype, py::arg("matrix").noconvert(), py::arg("rule"),
+          py::arg("argument"), out, stream);
     m.def("nonfinite", &py_nonfinite, pointers, bounds, dtype, stream);
 }

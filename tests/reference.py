@@ -318,7 +318,9 @@ def _pairs(quad):
 
 
 def mixed(rows, matrix, rule, argument):
-    return {"median": median, "trimmed_mean": trimmed_mean}[rule](virtual_clients(rows, matrix), argument)
+    rules = {"median": median, "trimmed_mean": trimmed_mean, "meamed": meamed, "phocas": phocas}
+    y = virtual_clients(rows, matrix)
+    return majority(y) if rule == "majority" else rules[rule](y, argument)
 
 
 def _to_odd_float(x):

@@ -77,9 +77,8 @@ def virtual(n, dtype, kind):
 
 @functools.cache
 def expected(n, dtype, kind, rule, argument):
-    return {"median": reference.median, "trimmed_mean": reference.trimmed_mean}[rule](
-        virtual(n, dtype, kind), argument
-    )
+    y = virtual(n, dtype, kind)
+    return reference.majority(y) if rule == "majority" else getattr(reference, rule)(y, argument)
 
 
 @pytest.mark.parametrize("kind", MATRICES)
@@ -131,6 +130,18 @@ def test_equal_rows_count_as_often_as_they_stand():
     same_bits(mixed(Placed(rows), matrix), reference.mixed(rows, matrix, "median", "mid"))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [9, 20])
+def test_every_column_rule_takes_virtual_clients(level, n, dtype):
+    matrix, placed = MATRICES["some of each"](n), Placed(edge(n, dtype))
+    for rule, argument in [("median", "mid"), ("median", "upper"), ("majority", 0), *RULES]:
+        value = expected(n, dtype, "some of each", rule, argument)
+        same_bits(mixed(placed, matrix, rule, argument), value)
+
+
+RULES = [(rule, f) for rule in ("trimmed_mean", "meamed", "phocas") for f in (0, 1, 4)]
+
+
 def test_a_far_client_that_is_left_out_changes_nothing(level):
     rows = np.random.default_rng(0).standard_normal((12, 200)).astype(np.float32)
     rows[3] = 3e38
@@ -173,7 +184,11 @@ def test_what_does_not_fit_is_refused():
         mixed(placed, np.full((3, 3), np.inf))
     with pytest.raises(ValueError, match="2f < 2 clients expected, got f = 1"):
         mixed(placed, eye[:2], "trimmed_mean", 1)
-    for rule, argument in [("mean", 1), ("median", 1), ("trimmed_mean", "mid")]:
+    with pytest.raises(ValueError, match="meamed: f < 3 clients expected, got f = 3"):
+        mixed(placed, eye, "meamed", 3)
+    with pytest.raises(ValueError, match="phocas: 2f < 3 clients expected, got f = 2"):
+        mixed(placed, eye, "phocas", 2)
+    for rule, argument in [("mean", 1), ("median", 1), ("trimmed_mean", "mid"), ("phocas", "mid")]:
         with pytest.raises(ValueError, match="expected, got"):
             mixed(placed, eye, rule, argument)
     with pytest.raises(ValueError, match="'middle'"):

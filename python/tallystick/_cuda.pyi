@@ -40,6 +40,16 @@ def combine(
     out: int,
     stream: int,
 ) -> list[int]: ...
+def mixed(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    matrix: npt.NDArray[np.float64],
+    rule: str,
+    argument: int | str,
+    out: int,
+    stream: int,
+) -> list[int]: ...
 
 # part and total are host memory; after the last chunk: _core.distances_finish
 def distances(

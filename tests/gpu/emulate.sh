@@ -35,7 +35,7 @@ case $sanitize in
     thread)
         preload=$(g++ -print-file-name=libtsan.so)
         run=(setarch -R)  # TSan of gcc 12 fails where the kernel randomises addresses by more bits than it expects
-        [ ${#arguments[@]} -gt 0 ] || arguments=(tests/test_cuda.py tests/test_cuda_distances.py -k tsan) ;;
+        [ ${#arguments[@]} -gt 0 ] || arguments=(tests/test_cuda.py tests/test_cuda_distances.py tests/test_cuda_mixed.py -k tsan) ;;
 esac
 [ ${#arguments[@]} -gt 0 ] || arguments=($(grep -lE 'mark\.gpu' tests/test_*.py))
 LD_PRELOAD=$preload ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS=halt_on_error=1 PYTHONMALLOC=malloc \
