@@ -251,49 +251,122 @@ TALLYSTICK_HD bool settle(double high, double low, double largest, const MeanSca
     return (largest == 0) | (in_range<double>(largest) & (b.low == b.high));
 }
 
-// The results that tier 1 gives; returns which of them it leaves open, one bit each.  As certify() in
-// exact.h.
-template <class Out, std::size_t kCount, class F, std::size_t kColumns>
-TALLYSTICK_HD std::uint64_t settle(const Sums<F, kColumns>& sums, std::size_t first, const MeanScale& scale,
-                                   Out* results) {
-    std::uint64_t open = 0;
-    if constexpr (__is_same(Out, float)) {
-        const DoubleVec inverse = splat(scale.inverse), step = splat(scale.step), tiny = splat(kTiny);
-        for (std::size_t j = 0; j < kCount; j += kFloats) {
-            HalfFloatVec low[2], high[2];
-#pragma GCC unroll 2
-            for (std::size_t h = 0; h < 2; ++h) {
-                const std::size_t c = first + j + h * kDoubles;
-                const DoubleVec q = load<DoubleVec>(sums.high + c) * inverse;
-                const DoubleVec e = fused(to_double(load<HalfFloatVec>(sums.largest + c)), step, tiny);
-                low[h] = to_float(q - e);
-                high[h] = to_float(q + e);
-            }
-            const FloatVec from = join(low[0], low[1]);
-            store(results + j, from + 0.0f);
-            open |= unequal(from, join(high[0], high[1])) << j;
+// What certify() in exact.h does, for a register of floats: their sums, max |x|, and, of equal weights, min
+// |x| (0: unknown).
+struct SumVec {
+    DoubleVec first, second;
+    FloatVec largest, smallest;
+};
+TALLYSTICK_HD FloatVec certify(const SumVec& sum, const MeanScale& scale, std::uint64_t& open) {
+    const DoubleVec inverse = splat(scale.inverse), step = splat(scale.step), tiny = splat(kTiny);
+    const DoubleVec p = sum.first * inverse, q = sum.second * inverse;
+    const DoubleVec d = fused(to_double(first_half(sum.largest)), step, tiny);
+    const DoubleVec e = fused(to_double(second_half(sum.largest)), step, tiny);
+    const FloatVec low = join(to_float(p - d), to_float(q - e));
+    open = unequal(low, join(to_float(p + d), to_float(q + e)));
+    return low + 0.0f;
+}
+
+// Columns that tier 1 leaves open: bit j of `open` is the one at rows[i] + at + j values. Of equal weights, a
+// tie is settled here where the sum is exact.
+template <class In, bool kWeighted>
+__attribute__((noinline)) void settle_open(std::uint64_t open, const SumVec& sum, const char* const* rows,
+                                           std::size_t n, std::size_t at, const MeanArguments& a, char* out,
+                                           Pending<float>& pending) {
+    alignas(64) double sums[kFloats];
+    alignas(64) float largest[kFloats], smallest[kFloats];
+    store(sums, sum.first);
+    store(sums + kDoubles, sum.second);
+    store(largest, sum.largest);
+    store(smallest, sum.smallest);
+    for (; open; open &= open - 1) {
+        const auto j = static_cast<std::size_t>(__builtin_ctzll(open));
+        const double most = static_cast<double>(largest[j]), least = static_cast<double>(smallest[j]);
+        if (!kWeighted && least > 0 && least >= most * exact_from(n)) {
+            const float result = narrow_ratio<float>(sums[j], a.scale.total);
+            __builtin_memcpy(out + j * sizeof(float), &result, sizeof result);
+        } else {
+            postpone<In, float>(rows, n, at + j * sizeof(In), out + j * sizeof(float), sums[j], most, a,
+                                pending);
         }
-    } else {
-        bool certain[kCount];
-        for (std::size_t j = 0; j < kCount; ++j) {
-            const std::size_t c = first + j;
-            if constexpr (__is_same(Out, double)) {
-                certain[j] = settle(sums.high[c], sums.low[c], sums.largest[c], scale, results[j]);
-            } else {
-                certain[j] = certify<Out>(sums.high[c], sums.largest[c], scale, results[j]);
-            }
-        }
-        for (std::size_t j = 0; j < kCount; ++j) open |= std::uint64_t{!certain[j]} << j;
     }
-    return open;
+}
+
+// Means of few rows of floats, or of rows in L1, with all that belongs to some columns in registers.
+// kOrdered: the first and the last row bound the others.
+template <class In, bool kWeighted, bool kOrdered>
+TALLYSTICK_HD bool mean_in_registers(const char* const* rows, std::size_t n, std::size_t at,
+                                     std::size_t columns, const MeanArguments& a, char* out,
+                                     Pending<float>& pending) {
+    constexpr std::size_t kMost = kBytes == 64 ? 4 : 2;  // as many vectors as there are registers for
+    FiniteCheck<double> check;
+    struct Open {
+        SumVec sum;
+        std::uint64_t open;
+        std::size_t column;
+    } late[kTile / kFloats];
+    std::size_t count = 0;
+    for (std::size_t c = 0; c < columns;) {
+        const auto run = [&]<std::size_t kVectors>() {
+            DoubleVec s[2 * kVectors] = {};
+            FloatVec m[kVectors] = {}, least[kVectors] = {};
+            for (std::size_t k = 0; k < kVectors && !kWeighted; ++k)
+                least[k] = magnitude(Load<In>::from(rows[0] + at + (c + k * kFloats) * sizeof(In)));
+            for (std::size_t i = 0; i < n; ++i) {
+                const char* p = rows[i] + at + c * sizeof(In);
+                DoubleVec w;
+                if constexpr (kWeighted) w = splat(a.weights[i]);
+#pragma GCC unroll 4
+                for (std::size_t k = 0; k < kVectors; ++k, p += kFloats * sizeof(In)) {
+                    const FloatVec x = Load<In>::from(p);
+                    if constexpr (!kOrdered) m[k] = larger_magnitude(m[k], x);
+                    const DoubleVec u = half_of<In, 0>(x, p), v = half_of<In, 1>(x, p);
+                    if constexpr (kWeighted) {
+                        s[2 * k] = fused(w, u, s[2 * k]);
+                        s[2 * k + 1] = fused(w, v, s[2 * k + 1]);
+                    } else {
+                        least[k] = smaller_magnitude(least[k], x);
+                        s[2 * k] += u;
+                        s[2 * k + 1] += v;
+                    }
+                }
+            }
+#pragma GCC unroll 4
+            for (std::size_t k = 0; k < kVectors; ++k) {
+                const std::size_t j = at + (c + k * kFloats) * sizeof(In);
+                if constexpr (kOrdered)
+                    m[k] = larger_magnitude(magnitude(Load<In>::from(rows[0] + j)),
+                                            Load<In>::from(rows[n - 1] + j));
+                check.see(s[2 * k]);
+                check.see(s[2 * k + 1]);
+                const SumVec sum{s[2 * k], s[2 * k + 1], m[k], least[k]};
+                std::uint64_t open;
+                char* const to = out + (c + k * kFloats) * sizeof(float);
+                store(to, certify(sum, a.scale, open));
+                if (open) late[count++] = {sum, open, c + k * kFloats};  // a call here would spill registers
+            }
+            c += kVectors * kFloats;
+        };
+        if (columns - c >= kMost * kFloats) {
+            run.template operator()<kMost>();
+        } else {
+            run.template operator()<1>();
+        }
+    }
+    for (std::size_t k = 0; k < count; ++k)
+        settle_open<In, kWeighted>(late[k].open, late[k].sum, rows, n, at + late[k].column * sizeof(In), a,
+                                   out + late[k].column * sizeof(float), pending);
+    return check.finite();
 }
 
 // The mean of kColumns columns from byte `at` on.  kOrdered: as in sum_rows.
 template <class In, class Out, bool kWeighted, bool kOrdered, std::size_t kColumns, class F>
 TALLYSTICK_HD bool mean_stretch(const char* const* rows, std::size_t n, std::size_t at,
                                 const MeanArguments& a, char* out, Pending<F>& pending) {
-    Sums<F, kColumns> sums;
     constexpr bool kFew = kColumns <= kTile;
+    if constexpr (kFew && __is_same(Out, float))
+        return mean_in_registers<In, kWeighted, kOrdered>(rows, n, at, kColumns, a, out, pending);
+    Sums<F, kColumns> sums;
     if constexpr (kFew && !__is_same(In, double)) {
         sum_rows<In, kWeighted, kOrdered>(rows, n, at, a.weights, sums);
     } else {
@@ -307,24 +380,41 @@ TALLYSTICK_HD bool mean_stretch(const char* const* rows, std::size_t n, std::siz
     for (std::size_t j = 0; j < kColumns; j += kDoubles) check.see(load<DoubleVec>(sums.high + j));
     const bool finite = check.finite();
     if (!finite && !__is_same(In, double)) return false;  // sums of float64 may also overflow: go on
-    constexpr std::size_t kAtOnce = kFew ? kColumns : kTile;
-    for (std::size_t first = 0; first < kColumns; first += kAtOnce) {
-        Out results[kAtOnce];
-        std::uint64_t open = settle<Out, kAtOnce>(sums, first, a.scale, results);
-        __builtin_memcpy(out + first * sizeof(Out), results, sizeof results);
-        for (; open; open &= open - 1) {
-            const std::size_t k = first + static_cast<std::size_t>(__builtin_ctzll(open));
-            char* const to = out + k * sizeof(Out);
-            const double sum = sums.high[k], largest = sums.largest[k];
-            if constexpr (!kWeighted && !__is_same(In, double)) {
-                if (sums.smallest[k] > 0 && sums.smallest[k] >= largest * exact_from(n)) {
-                    const Out result = narrow_ratio<Out>(sum, a.scale.total);
-                    __builtin_memcpy(to, &result, sizeof result);
-                    continue;
-                }
-            }
-            postpone<In, Out>(rows, n, at + k * sizeof(In), to, sum, largest, a, pending);
+    if constexpr (__is_same(Out, float)) {
+        for (std::size_t j = 0; j < kColumns; j += kFloats) {
+            const SumVec sum{load<DoubleVec>(sums.high + j),
+                             load<DoubleVec>(sums.high + j + kDoubles),
+                             load<FloatVec>(sums.largest + j),
+                             {}};
+            std::uint64_t open;
+            char* const to = out + j * sizeof(Out);
+            store(to, certify(sum, a.scale, open));
+            if (open) settle_open<In, kWeighted>(open, sum, rows, n, at + j * sizeof(In), a, to, pending);
         }
+        return finite;
+    }
+    Out results[kColumns];
+    bool certain[kColumns];
+    for (std::size_t j = 0; j < kColumns; ++j) {
+        if constexpr (__is_same(Out, double)) {
+            certain[j] = settle(sums.high[j], sums.low[j], sums.largest[j], a.scale, results[j]);
+        } else {
+            certain[j] = certify<Out>(sums.high[j], sums.largest[j], a.scale, results[j]);
+        }
+    }
+    __builtin_memcpy(out, results, sizeof results);
+    for (std::size_t j = 0; j < kColumns; ++j) {
+        if (certain[j]) continue;
+        char* const to = out + j * sizeof(Out);
+        const double sum = sums.high[j], largest = sums.largest[j];
+        if constexpr (!kWeighted && !__is_same(In, double)) {
+            if (sums.smallest[j] > 0 && sums.smallest[j] >= largest * exact_from(n)) {
+                const Out result = narrow_ratio<Out>(sum, a.scale.total);
+                __builtin_memcpy(to, &result, sizeof result);
+                continue;
+            }
+        }
+        postpone<In, Out>(rows, n, at + j * sizeof(In), to, sum, largest, a, pending);
     }
     return finite;
 }
@@ -365,10 +455,41 @@ TALLYSTICK_HD void select_tile(const char* const* rows, std::size_t c, const Sel
     select<T>(rows, c * sizeof(T), plan, reinterpret_cast<KeyOf<T>*>(tile), ahead, watch);
 }
 
+// Up to kBlock rows of float32: the middle of their middle two, without a tile.
+template <std::size_t N>
+void median_of_few(const char* const* rows, std::size_t columns, const SelectPlan& plan, char* out,
+                   WatchOf<float>& watch) {
+    constexpr std::size_t kLow = (N - 1) / 2, kHigh = N / 2;
+    const bool lower = plan.high == kLow, upper = plan.low == kHigh;
+    WatchOf<float> seen = watch;
+    for (std::size_t c = 0; c < columns; c += kFloats) {
+        if (c % kTile == 0) Ahead::share<float>(rows, N, c, kTile).fetch_all();
+        IntVec v[N];
+        load_rows<float>(rows, c * sizeof(float), v);
+        select_middle<float>(v, seen);
+        const FloatVec low = reinterpret_cast<FloatVec>(flip(v[kLow]));
+        const FloatVec high = reinterpret_cast<FloatVec>(flip(v[kHigh]));
+        const FloatVec result = lower ? low + 0.0f : upper ? high + 0.0f : middle_of_floats(low, high);
+        store(out + c * sizeof(float), result);
+    }
+    watch = seen;
+}
+constexpr decltype(&median_of_few<1>) kMedianOfFew[kBlock] = {
+    &median_of_few<1>,  &median_of_few<2>,  &median_of_few<3>,  &median_of_few<4>,
+    &median_of_few<5>,  &median_of_few<6>,  &median_of_few<7>,  &median_of_few<8>,
+    &median_of_few<9>,  &median_of_few<10>, &median_of_few<11>, &median_of_few<12>,
+    &median_of_few<13>, &median_of_few<14>, &median_of_few<15>, &median_of_few<16>};
+
 template <class T>
 bool median(const char* const* rows, std::size_t columns, const SelectPlan& plan, const SelectWork& work,
             char* out) {
     WatchOf<T> watch;
+    if constexpr (__is_same(T, float)) {
+        if (plan.n <= kBlock) {
+            kMedianOfFew[plan.n - 1](rows, columns, plan, out, watch);
+            return watch.finite();
+        }
+    }
     T* const tile = static_cast<T*>(work.tile);
     for (std::size_t c = 0; c < columns; c += plan.width) {
         select_tile<T>(rows, c, plan, tile, watch);

@@ -159,6 +159,22 @@ TALLYSTICK_HD void sort(VecOf<T> (&v)[N], WatchOf<T>& watch) {
     watch.see_ends(v[0], v[N - 1]);
 }
 
+// The middle two ranks, or the middle one, onto v of that number.
+template <class T, std::size_t N>
+TALLYSTICK_HD void select_middle(VecOf<T> (&v)[N], WatchOf<T>& watch) {
+#pragma GCC unroll 16
+    for (std::size_t i = 0; i < N; ++i) {
+        if constexpr (__is_same(T, double)) {
+            watch.see_row(v[i]);
+        } else if (i % 2 == 1) {  // the network's first comparators, so these cost nothing
+            watch.see_ends(smaller(v[i - 1], v[i]), larger(v[i - 1], v[i]));
+        } else if (i == N - 1) {
+            watch.see_row(v[i]);
+        }
+    }
+    apply<Selection<N, (N - 1) / 2, N / 2 + 1, true>, 0>(v);
+}
+
 // Keys of rows 0..N-1, sorted upwards into tile rows 0..N-1.
 template <class T, std::size_t N>
 void sort_rows(const char* const* rows, std::size_t at, const SelectPlan& plan, KeyOf<T>* tile,
@@ -199,9 +215,7 @@ void select_middle(const char* const* rows, std::size_t at, const SelectPlan& pl
     for (std::size_t c = 0; c < plan.width; c += Order<T>::kCount) {
         VecOf<T> v[N];
         load_rows<T>(rows, at + c * sizeof(T), v);
-#pragma GCC unroll 32
-        for (std::size_t i = 0; i < N; ++i) seen.see_row(v[i]);
-        apply<Selection<N, kLow, kHigh + 1, true>, 0>(v);
+        select_middle<T>(v, seen);
         store(tile + kLow * kStride<T> + c, flip(v[kLow]));
         if constexpr (kLow < kHigh) store(tile + kHigh * kStride<T> + c, flip(v[kHigh]));
     }
