@@ -23,7 +23,7 @@ from ._rules_selection import RULES as SELECTION
 from ._rules_weighting import RULES as WEIGHTING
 from ._target import Target, kernels_for, like
 from .arrays import numpy_dtype
-from .errors import ArgumentError, DeviceError, NonFiniteError
+from .errors import ArgumentError
 from .update import Schema, Update, check_same_schema, open_update
 
 __all__ = [
@@ -127,48 +127,51 @@ def measure(sources: Sources, rows: Sequence[int]) -> tuple[Floats, list[int]]:
 def nonfinite(sources: Sources, rows: Sequence[int]) -> list[int]:
     """The rows that hold NaN or infinity."""
     batch, bad = sources.batch, set[int]()
-    if batch.device != "cpu":
-        raise DeviceError(f"updates on {batch.device}: arrays on the CPU expected in this version")
     for index in range(len(batch.schema.segments)):
         for chunk in batch.chunks(index, rows):
-            bad.update(rows[i] for i in _core.nonfinite(chunk.pointers, chunk.bounds, chunk.dtype))
+            bad.update(rows[i] for i in kernels_for(batch).nonfinite(chunk))
     return sorted(bad)
 
 
 def sampled(sources: Sources, rows: Sequence[int], seed: int, turn: int, count: int) -> Floats:
-    """Distances over `count` of the columns, drawn without repetition, as float64 or the updates' dtype."""
-    batch = sources.batch
-    if batch.device != "cpu":
-        raise DeviceError(f"dnc samples columns of updates on the CPU, these are on {batch.device}")
+    """Distances over `count` of the columns, drawn without repetition."""
+    batch, n, first = sources.batch, len(rows), 0
     sizes = [s.size for s in batch.schema.segments]
     chosen = np.array(draw(sum(sizes), count, seed, turn), np.int64)
-    n, first = len(rows), 0
     part, total = np.zeros((n, n)), np.zeros((n, n))
     for index, size in enumerate(sizes):
         inside = np.sort(chosen[(chosen >= first) & (chosen < first + size)]) - first
         first += size
-        itemsize = numpy_dtype(batch.schema.segments[index].dtype).itemsize
-        values = np.empty((n, len(inside) * itemsize), np.uint8)
-        done = 0
-        for chunk in batch.chunks(index, rows):
-            here = inside[(inside >= chunk.column) & (inside < chunk.column + chunk.size)] - chunk.column
-            piece = np.searchsorted(chunk.bounds, here, side="right") - 1
-            skipped = (here - chunk.bounds[piece]).astype(np.uint64) * np.uint64(itemsize)
-            for i in range(n):
-                at = values[i].ctypes.data + done * itemsize
-                _core.gather(chunk.pointers[i, piece] + skipped, itemsize, at)
-            done += len(here)
         if len(inside):
-            addresses = values.ctypes.data + np.arange(n, dtype=np.uint64)[:, None] * np.uint64(
-                values.shape[1]
-            )
-            bounds = np.array([0, len(inside)], np.int64)
-            taken = Rows(addresses.astype(np.uint64), bounds, batch.schema.segments[index].dtype, 0)
-            bad = kernels_for(batch).distances(taken, part, total)
-            if bad:
-                raise NonFiniteError([rows[i] for i in bad])
+            taken, values = _gathered(batch, index, rows, inside)
+            kernels_for(batch).distances(taken, part, total)
+            del values
         _core.distances_finish(part, total)
     return total
+
+
+def _gathered(batch: Batch, index: int, rows: Sequence[int], columns: Any) -> tuple[Rows, Any]:
+    """Some columns of a segment as rows of their own, and the memory they lie in.
+
+    On a device every value stays where it is, a piece by itself; on the CPU it is copied, as chunks of files
+    are gone when the next one is read.
+    """
+    dtype = batch.schema.segments[index].dtype
+    itemsize, n, done = numpy_dtype(dtype).itemsize, len(rows), 0
+    values = np.empty((n, len(columns) * itemsize), np.uint8)
+    for chunk in batch.chunks(index, rows):
+        here = columns[(columns >= chunk.column) & (columns < chunk.column + chunk.size)] - chunk.column
+        piece = np.searchsorted(chunk.bounds, here, side="right") - 1
+        skipped = (here - chunk.bounds[piece]).astype(np.uint64) * np.uint64(itemsize)
+        addresses = np.ascontiguousarray(chunk.pointers[:, piece] + skipped)
+        if batch.device != "cpu":
+            return Rows(addresses, np.arange(len(here) + 1, dtype=np.int64), dtype, 0), None
+        for row, target in zip(addresses, values, strict=True):
+            _core.gather(row, itemsize, target.ctypes.data + done * itemsize)
+        done += len(here)
+    offsets = np.arange(n, dtype=np.uint64)[:, None] * np.uint64(values.shape[1])
+    bounds = np.array([0, len(columns)], np.int64)
+    return Rows(np.uint64(values.ctypes.data) + offsets, bounds, dtype, 0), values
 
 
 def draw(population: int, count: int, seed: int, turn: int) -> list[int]:

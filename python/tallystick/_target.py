@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ class Cpu:
 
     def combine(self, rows: Rows, weights: Any, out: int) -> list[int]:
         return _core.combine(rows.pointers, rows.bounds, rows.dtype, weights, out)
+
+    def nonfinite(self, rows: Rows) -> list[int]:
+        return _core.nonfinite(rows.pointers, rows.bounds, rows.dtype)
 
     def distances(self, rows: Rows, part: Any, total: Any) -> list[int]:
         return _core.distances(rows.pointers, rows.bounds, rows.dtype, rows.column, part, total)
@@ -103,6 +107,9 @@ class Cuda:
     def combine(self, rows: Rows, weights: Any, out: int) -> list[int]:
         return self._call("combine", rows, weights, out)
 
+    def nonfinite(self, rows: Rows) -> list[int]:
+        return self._call("nonfinite", rows)
+
     def distances(self, rows: Rows, part: Any, total: Any) -> list[int]:
         return self._call("distances", rows, rows.column, part, total)
 
@@ -116,7 +123,7 @@ class Cuda:
         return self._call("majority", rows, out)
 
     def mixed(self, rows: Rows, matrix: Any, rule: str, argument: Any, out: int) -> list[int]:
-        return self._call("mixed", rows, matrix, rule, argument, out)
+        return self._call("mixed", rows, matrix, rule, 0 if argument is None else argument, out)
 
 
 def kernels_for(batch: Batch) -> Cpu | Cuda:
@@ -219,14 +226,33 @@ def like(batch: Batch, values: Callable[[int], Any] | None = None) -> Update:
     named: dict[str, Any] = {}
     for segment in batch.schema.segments:
         for tensor in segment.tensors:
-            dtype, size = numpy_dtype(tensor.dtype), _count_of(tensor)
-            flat = np.zeros(size, dtype) if values is None else values(size).astype(dtype)
-            named[tensor.name] = flat.reshape(tensor.shape)
-            if batch.device != "cpu":
-                beside = _device_empty(_first_array(batch.template), size, tensor.dtype)
-                _copy(beside, flat)
-                named[tensor.name] = beside.reshape(tensor.shape)
+            size = _count_of(tensor)
+            wide = None if values is None else values(size)
+            named[tensor.name] = _beside(batch, wide, size, tensor.dtype).reshape(tensor.shape)
+            if batch.device != "cpu" and isinstance(named[tensor.name], np.ndarray):  # emulated: host memory
+                named[tensor.name] = replace(arrays.view(named[tensor.name]), device=batch.device)
     return open_update(named)
+
+
+def _beside(batch: Batch, wide: Any, size: int, dtype: str) -> Any:
+    """float64 values in dtype, zeros for None, as a flat array where the updates live."""
+    library = type(_first_array(batch.template)).__module__.split(".")[0]
+    if batch.device != "cpu" and library == "torch":
+        torch, device = sys.modules["torch"], _first_array(batch.template).device
+        if wide is None:
+            return torch.zeros(size, dtype=getattr(torch, dtype), device=device)
+        return torch.from_numpy(wide).to(getattr(torch, dtype)).to(device)
+    flat = np.zeros(size, numpy_dtype(dtype)) if wide is None else wide.astype(numpy_dtype(dtype))
+    if batch.device == "cpu":
+        return flat
+    if library == "cupy":
+        return sys.modules["cupy"].asarray(flat)
+    from ._backend import cuda
+
+    if cuda().emulated():
+        return flat
+    kind = type(_first_array(batch.template)).__name__
+    raise DeviceError(f"a rule that needs a row beside {kind} arrays: torch or CuPy arrays expected")
 
 
 def _count_of(tensor: Tensor) -> int:
