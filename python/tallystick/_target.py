@@ -54,24 +54,8 @@ class Cpu:
         return _core.majority(rows.pointers, rows.bounds, rows.dtype, out)
 
     def mixed(self, rows: Rows, matrix: Any, rule: str, argument: Any, out: int) -> list[int]:
-        argument = 0 if argument is None else argument
-        if rule in ("median", "trimmed_mean"):
-            return _core.mixed(rows.pointers, rows.bounds, rows.dtype, matrix, rule, argument, out)
-        return self._formed(rows, matrix, rule, argument, out)
-
-    def _formed(self, rows: Rows, matrix: Any, rule: str, argument: Any, out: int) -> list[int]:
-        """Stands where mixed does not know the rule yet: forms the mixtures of the chunk."""
-        made = np.empty((len(matrix), rows.size), numpy_dtype(rows.dtype))
-        for weights, row in zip(matrix, made, strict=True):
-            if bad := self.combine(rows, np.ascontiguousarray(weights), row.ctypes.data):
-                return bad
-        pointers = np.array([[row.ctypes.data] for row in made], np.uint64)
-        formed = Rows(pointers, np.array([0, rows.size], np.int64), rows.dtype, rows.column)
-        if rule == "majority":
-            self.majority(formed, out)
-        else:
-            getattr(self, rule)(formed, argument, out)
-        return []
+        argument = 0 if argument is None else argument  # a majority has none
+        return _core.mixed(rows.pointers, rows.bounds, rows.dtype, matrix, rule, argument, out)
 
 
 class Cuda:
