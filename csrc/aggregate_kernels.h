@@ -14,7 +14,6 @@ template <class F, std::size_t kColumns>
 struct Sums {
     alignas(64) double high[kColumns];
     alignas(64) F largest[kColumns];
-    alignas(64) F smallest[kColumns];  // min |x|, where known, else 0
 };
 template <std::size_t kColumns>
 struct Sums<double, kColumns> {
@@ -91,52 +90,6 @@ template <class In, std::size_t kHalf>
 TALLYSTICK_HD DoubleVec half_of(FloatVec x, const char* p) {
     if constexpr (sizeof(In) == 4) return to_double(load<HalfFloatVec>(p + kHalf * kDoubles * sizeof(In)));
     return to_double(kHalf ? second_half(x) : first_half(x));
-}
-
-// Few rows, or rows in L1: sums of four vectors of columns at a time, in registers.  kOrdered: the first and
-// the last row bound the others.
-template <class In, bool kWeighted, bool kOrdered, std::size_t kColumns>
-TALLYSTICK_HD void sum_rows(const char* const* rows, std::size_t n, std::size_t at, const double* weights,
-                            Sums<float, kColumns>& sums) {
-    constexpr std::size_t kMost = kBytes == 64 ? 4 : 2;  // as many as there are registers for
-    constexpr std::size_t kVectors = kColumns < kMost * kFloats ? kColumns / kFloats : kMost;
-    for (std::size_t c = 0; c < kColumns; c += kVectors * kFloats) {
-        DoubleVec s[2 * kVectors] = {};
-        FloatVec m[kVectors] = {}, least[kVectors] = {};
-        for (std::size_t k = 0; k < kVectors && !kWeighted; ++k)
-            least[k] = magnitude(Load<In>::from(rows[0] + at + (c + k * kFloats) * sizeof(In)));
-        for (std::size_t i = 0; i < n; ++i) {
-            const char* p = rows[i] + at + c * sizeof(In);
-            DoubleVec w;
-            if constexpr (kWeighted) w = splat(weights[i]);
-#pragma GCC unroll 4
-            for (std::size_t k = 0; k < kVectors; ++k, p += kFloats * sizeof(In)) {
-                const FloatVec x = Load<In>::from(p);
-                if constexpr (!kOrdered) m[k] = larger_magnitude(m[k], x);
-                const DoubleVec a = half_of<In, 0>(x, p), b = half_of<In, 1>(x, p);
-                if constexpr (kWeighted) {
-                    s[2 * k] = fused(w, a, s[2 * k]);
-                    s[2 * k + 1] = fused(w, b, s[2 * k + 1]);
-                } else {
-                    least[k] = smaller_magnitude(least[k], x);
-                    s[2 * k] += a;
-                    s[2 * k + 1] += b;
-                }
-            }
-        }
-#pragma GCC unroll 4
-        for (std::size_t k = 0; k < kVectors; ++k) {
-            const std::size_t j = c + k * kFloats;
-            if constexpr (kOrdered) {
-                m[k] = larger_magnitude(magnitude(Load<In>::from(rows[0] + at + j * sizeof(In))),
-                                        Load<In>::from(rows[n - 1] + at + j * sizeof(In)));
-            }
-            store(sums.high + j, s[2 * k]);
-            store(sums.high + j + kDoubles, s[2 * k + 1]);
-            store(sums.largest + j, m[k]);
-            store(sums.smallest + j, least[k]);
-        }
-    }
 }
 
 template <class T>
@@ -257,44 +210,86 @@ struct SumVec {
     DoubleVec first, second;
     FloatVec largest, smallest;
 };
-TALLYSTICK_HD FloatVec certify(const SumVec& sum, const MeanScale& scale, std::uint64_t& open) {
+// What certify() in exact.h does: the results to out; bit j is set where that of column j is open.
+template <class Out>
+TALLYSTICK_HD std::uint64_t certify(const SumVec& sum, const MeanScale& scale, char* out) {
     const DoubleVec inverse = splat(scale.inverse), step = splat(scale.step), tiny = splat(kTiny);
     const DoubleVec p = sum.first * inverse, q = sum.second * inverse;
     const DoubleVec d = fused(to_double(first_half(sum.largest)), step, tiny);
     const DoubleVec e = fused(to_double(second_half(sum.largest)), step, tiny);
-    const FloatVec low = join(to_float(p - d), to_float(q - e));
-    open = unequal(low, join(to_float(p + d), to_float(q + e)));
-    return low + 0.0f;
+    if constexpr (__is_same(Out, float)) {
+        const FloatVec low = join(to_float(p - d), to_float(q - e));
+        store(out, low + 0.0f);
+        return unequal(low, join(to_float(p + d), to_float(q + e)));
+    } else {  // bounds in float, which loses 2^-24 of the mean and as much of each bound
+        const FloatVec near = join(to_float(p), to_float(q));
+        const FloatVec bound =
+            magnitude(near) * 0x1p-22f + join(to_float(d), to_float(e)) * 1.01f + 0x1p-140f;
+        const ShortVec low = narrow_short<Out>(near - bound);
+        store(out, low);
+        return unequal(low, narrow_short<Out>(near + bound));
+    }
+}
+
+// Sums of n equal weights that are exact, and whose means are exact too: those, and all ones for them. They
+// are what tier 1 cannot settle where a mean lies just between two values.
+template <class Out>
+TALLYSTICK_HD void settle_exact(const SumVec& sum, std::size_t n, double total, char* out,
+                                std::uint64_t* settled) {
+    const DoubleVec divisor = splat(total), p = sum.first / divisor, q = sum.second / divisor;
+    const HalfFloatVec u = to_float(p), v = to_float(q);
+    const double from = exact_from(n);
+    const auto is_exact = [&](DoubleVec s, DoubleVec mean, HalfFloatVec near, HalfFloatVec largest,
+                              HalfFloatVec least) {
+        const DoubleVec m = to_double(largest), l = to_double(least);
+        auto exact = (fused(-mean, divisor, s) == 0) & (l > 0) & (l >= m * from);
+        if constexpr (sizeof(Out) == 2) exact &= to_double(near) == mean;  // else it would be rounded twice
+        return exact;
+    };
+    store(settled, is_exact(sum.first, p, u, first_half(sum.largest), first_half(sum.smallest)));
+    store(settled + kDoubles,
+          is_exact(sum.second, q, v, second_half(sum.largest), second_half(sum.smallest)));
+    if constexpr (sizeof(Out) == 2) {
+        store(out, narrow_short<Out>(join(u, v)));
+    } else {
+        store(out, join(u, v) + 0.0f);
+    }
 }
 
 // Columns that tier 1 leaves open: bit j of `open` is the one at rows[i] + at + j values. Of equal weights, a
 // tie is settled here where the sum is exact.
-template <class In, bool kWeighted>
+template <class In, class Out, bool kWeighted>
 __attribute__((noinline)) void settle_open(std::uint64_t open, const SumVec& sum, const char* const* rows,
                                            std::size_t n, std::size_t at, const MeanArguments& a, char* out,
                                            Pending<float>& pending) {
     alignas(64) double sums[kFloats];
     alignas(64) float largest[kFloats], smallest[kFloats];
+    alignas(64) std::uint64_t settled[kFloats] = {};
+    Out exact[kFloats] = {};
     store(sums, sum.first);
     store(sums + kDoubles, sum.second);
     store(largest, sum.largest);
     store(smallest, sum.smallest);
+    if constexpr (!kWeighted)
+        settle_exact<Out>(sum, n, a.scale.total, reinterpret_cast<char*>(exact), settled);
     for (; open; open &= open - 1) {
         const auto j = static_cast<std::size_t>(__builtin_ctzll(open));
         const double most = static_cast<double>(largest[j]), least = static_cast<double>(smallest[j]);
-        if (!kWeighted && least > 0 && least >= most * exact_from(n)) {
-            const float result = narrow_ratio<float>(sums[j], a.scale.total);
-            __builtin_memcpy(out + j * sizeof(float), &result, sizeof result);
+        char* const to = out + j * sizeof(Out);
+        if (settled[j]) {
+            __builtin_memcpy(to, exact + j, sizeof(Out));
+        } else if (!kWeighted && least > 0 && least >= most * exact_from(n)) {
+            const Out result = narrow_ratio<Out>(sums[j], a.scale.total);
+            __builtin_memcpy(to, &result, sizeof result);
         } else {
-            postpone<In, float>(rows, n, at + j * sizeof(In), out + j * sizeof(float), sums[j], most, a,
-                                pending);
+            postpone<In, Out>(rows, n, at + j * sizeof(In), to, sums[j], most, a, pending);
         }
     }
 }
 
 // Means of few rows of floats, or of rows in L1, with all that belongs to some columns in registers.
 // kOrdered: the first and the last row bound the others.
-template <class In, bool kWeighted, bool kOrdered>
+template <class In, class Out, bool kWeighted, bool kOrdered>
 TALLYSTICK_HD bool mean_in_registers(const char* const* rows, std::size_t n, std::size_t at,
                                      std::size_t columns, const MeanArguments& a, char* out,
                                      Pending<float>& pending) {
@@ -340,9 +335,7 @@ TALLYSTICK_HD bool mean_in_registers(const char* const* rows, std::size_t n, std
                 check.see(s[2 * k]);
                 check.see(s[2 * k + 1]);
                 const SumVec sum{s[2 * k], s[2 * k + 1], m[k], least[k]};
-                std::uint64_t open;
-                char* const to = out + (c + k * kFloats) * sizeof(float);
-                store(to, certify(sum, a.scale, open));
+                const std::uint64_t open = certify<Out>(sum, a.scale, out + (c + k * kFloats) * sizeof(Out));
                 if (open) late[count++] = {sum, open, c + k * kFloats};  // a call here would spill registers
             }
             c += kVectors * kFloats;
@@ -354,69 +347,51 @@ TALLYSTICK_HD bool mean_in_registers(const char* const* rows, std::size_t n, std
         }
     }
     for (std::size_t k = 0; k < count; ++k)
-        settle_open<In, kWeighted>(late[k].open, late[k].sum, rows, n, at + late[k].column * sizeof(In), a,
-                                   out + late[k].column * sizeof(float), pending);
+        settle_open<In, Out, kWeighted>(late[k].open, late[k].sum, rows, n, at + late[k].column * sizeof(In),
+                                        a, out + late[k].column * sizeof(Out), pending);
     return check.finite();
 }
 
-// The mean of kColumns columns from byte `at` on.  kOrdered: as in sum_rows.
+// The mean of kColumns columns from byte `at` on.  kOrdered: as in mean_in_registers.
 template <class In, class Out, bool kWeighted, bool kOrdered, std::size_t kColumns, class F>
 TALLYSTICK_HD bool mean_stretch(const char* const* rows, std::size_t n, std::size_t at,
                                 const MeanArguments& a, char* out, Pending<F>& pending) {
-    constexpr bool kFew = kColumns <= kTile;
-    if constexpr (kFew && __is_same(Out, float))
-        return mean_in_registers<In, kWeighted, kOrdered>(rows, n, at, kColumns, a, out, pending);
-    Sums<F, kColumns> sums;
-    if constexpr (kFew && !__is_same(In, double)) {
-        sum_rows<In, kWeighted, kOrdered>(rows, n, at, a.weights, sums);
+    if constexpr (kColumns <= kTile && !__is_same(Out, double)) {
+        return mean_in_registers<In, Out, kWeighted, kOrdered>(rows, n, at, kColumns, a, out, pending);
     } else {
+        Sums<F, kColumns> sums;
         __builtin_memset(&sums, 0, sizeof sums);
         const double* w = a.weights;
         std::size_t i = 0;
         for (; i + 4 <= n; i += 4, w += kWeighted ? 4 : 0) add_rows<In, kWeighted, 4>(rows + i, at, w, sums);
         for (; i < n; ++i, w += kWeighted) add_rows<In, kWeighted, 1>(rows + i, at, w, sums);
-    }
-    FiniteCheck<double> check;
-    for (std::size_t j = 0; j < kColumns; j += kDoubles) check.see(load<DoubleVec>(sums.high + j));
-    const bool finite = check.finite();
-    if (!finite && !__is_same(In, double)) return false;  // sums of float64 may also overflow: go on
-    if constexpr (__is_same(Out, float)) {
-        for (std::size_t j = 0; j < kColumns; j += kFloats) {
-            const SumVec sum{load<DoubleVec>(sums.high + j),
-                             load<DoubleVec>(sums.high + j + kDoubles),
-                             load<FloatVec>(sums.largest + j),
-                             {}};
-            std::uint64_t open;
-            char* const to = out + j * sizeof(Out);
-            store(to, certify(sum, a.scale, open));
-            if (open) settle_open<In, kWeighted>(open, sum, rows, n, at + j * sizeof(In), a, to, pending);
+        FiniteCheck<double> check;
+        for (std::size_t j = 0; j < kColumns; j += kDoubles) check.see(load<DoubleVec>(sums.high + j));
+        const bool finite = check.finite();
+        if constexpr (!__is_same(Out, double)) {
+            for (std::size_t j = 0; j < kColumns && finite; j += kFloats) {
+                const SumVec sum{load<DoubleVec>(sums.high + j),
+                                 load<DoubleVec>(sums.high + j + kDoubles),
+                                 load<FloatVec>(sums.largest + j),
+                                 {}};
+                char* const to = out + j * sizeof(Out);
+                const std::uint64_t open = certify<Out>(sum, a.scale, to);
+                if (open)
+                    settle_open<In, Out, kWeighted>(open, sum, rows, n, at + j * sizeof(In), a, to, pending);
+            }
+        } else {  // sums of float64 may also overflow: go on if not finite
+            double results[kColumns];
+            bool certain[kColumns];
+            for (std::size_t j = 0; j < kColumns; ++j)
+                certain[j] = settle(sums.high[j], sums.low[j], sums.largest[j], a.scale, results[j]);
+            __builtin_memcpy(out, results, sizeof results);
+            for (std::size_t j = 0; j < kColumns; ++j)
+                if (!certain[j])
+                    postpone<In, Out>(rows, n, at + j * sizeof(In), out + j * sizeof(Out), sums.high[j],
+                                      sums.largest[j], a, pending);
         }
         return finite;
     }
-    Out results[kColumns];
-    bool certain[kColumns];
-    for (std::size_t j = 0; j < kColumns; ++j) {
-        if constexpr (__is_same(Out, double)) {
-            certain[j] = settle(sums.high[j], sums.low[j], sums.largest[j], a.scale, results[j]);
-        } else {
-            certain[j] = certify<Out>(sums.high[j], sums.largest[j], a.scale, results[j]);
-        }
-    }
-    __builtin_memcpy(out, results, sizeof results);
-    for (std::size_t j = 0; j < kColumns; ++j) {
-        if (certain[j]) continue;
-        char* const to = out + j * sizeof(Out);
-        const double sum = sums.high[j], largest = sums.largest[j];
-        if constexpr (!kWeighted && !__is_same(In, double)) {
-            if (sums.smallest[j] > 0 && sums.smallest[j] >= largest * exact_from(n)) {
-                const Out result = narrow_ratio<Out>(sum, a.scale.total);
-                __builtin_memcpy(to, &result, sizeof result);
-                continue;
-            }
-        }
-        postpone<In, Out>(rows, n, at + j * sizeof(In), to, sum, largest, a, pending);
-    }
-    return finite;
 }
 
 template <class T, bool kWeighted, class F>
@@ -625,10 +600,11 @@ bool majority(const char* const* rows, std::size_t n, std::size_t columns, char*
             check.see(x);
             votes += (x > 0 ? one : none) - (x < 0 ? one : none);
         }
-        for (std::size_t j = 0; j < Lanes<F>::kCount; ++j) {
-            const double sign = votes[j] > 0 ? 1.0 : votes[j] < 0 ? -1.0 : 0.0;
-            const T result = narrow<T>(sign);
-            __builtin_memcpy(out + (c + j) * sizeof(T), &result, sizeof result);
+        const Vec none = {}, one = none + 1, sign = votes > 0 ? one : votes < 0 ? -one : none;
+        if constexpr (sizeof(T) == 2) {
+            store(out + c * sizeof(T), narrow_short<T>(sign));
+        } else {
+            store(out + c * sizeof(T), sign);
         }
     }
     return check.finite();

@@ -155,6 +155,34 @@ TALLYSTICK_HD FloatVec smaller_magnitude(FloatVec m, FloatVec x) { return smalle
 #endif
 TALLYSTICK_HD DoubleVec splat(double x) { return x - DoubleVec{}; }
 
+// To Half or Brain: to nearest, ties to even, a zero is +0.
+template <class T>
+TALLYSTICK_HD ShortVec narrow_short(FloatVec x) {
+    ShortVec r;
+    if constexpr (__is_same(T, Brain)) {
+        const WordVec bits = reinterpret_cast<WordVec>(x);
+        r = __builtin_convertvector((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16, ShortVec);
+    } else {
+#if LEVEL_BYTES == 64
+        r = reinterpret_cast<ShortVec>(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#elif LEVEL_BYTES == 32
+        r = reinterpret_cast<ShortVec>(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#else
+        for (std::size_t j = 0; j < kFloats; ++j) r[j] = narrow<Half>(static_cast<double>(x[j])).bits;
+#endif
+    }
+    return (r & std::uint16_t{0x7fff}) == 0 ? ShortVec{} : r;
+}
+TALLYSTICK_HD std::uint64_t unequal(ShortVec a, ShortVec b) {
+#if LEVEL_BYTES == 64
+    return _mm256_cmpneq_epi16_mask(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b));
+#else
+    std::uint64_t bits = 0;
+    for (std::size_t j = 0; j < kFloats; ++j) bits |= std::uint64_t{a[j] != b[j]} << j;
+    return bits;
+#endif
+}
+
 // Collects x - x of what was read: 0 for finite values, else NaN.
 template <class F>
 struct FiniteCheck {
