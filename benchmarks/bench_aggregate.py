@@ -6,6 +6,7 @@ Gaussian float32 rows, f = n / 5. Run: pytest benchmarks/bench_aggregate.py
 
 from __future__ import annotations
 
+import os
 import time
 
 import numpy as np
@@ -16,7 +17,7 @@ import tallystick as ts
 from tallystick import _core
 
 PARAMETERS, CHECKED = 10**6, 256  # columns; those compared with the exact oracle
-CLIENTS = [10, 50, 100]  # from 40 MB: beyond L3
+CLIENTS = [int(n) for n in os.environ.get("BENCH_CLIENTS", "10,50,100").split(",")]  # from 40 MB: beyond L3
 LEVELS = ["scalar", "avx2", "avx512"][: ["scalar", "avx2", "avx512"].index(ts.cpu_level()) + 1]
 
 

@@ -7,6 +7,7 @@ Gaussian float32 rows, f = n / 5 (bulyan: (n - 3) / 4). Run: pytest benchmarks/b
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ import tallystick as ts
 from tallystick import _core
 
 PARAMETERS, CHECKED = 10**6, 128
-CLIENTS = [10, 50, 100]
+CLIENTS = [int(n) for n in os.environ.get("BENCH_CLIENTS", "10,50,100").split(",")]
 COLUMN_RULES = ["median", "trimmed_mean(f={f})", "meamed(f={f})", "phocas(f={f})", "majority"]
 DISTANCE_RULES = [
     "krum(f={f})",
