@@ -5,6 +5,7 @@
 namespace tallystick {
 
 void bind_cpu(pybind11::module_& m);
+void bind_arrays(pybind11::module_& m);
 void bind_aggregate(pybind11::module_& m);
 void bind_combine(pybind11::module_& m);
 void bind_decisions(pybind11::module_& m);

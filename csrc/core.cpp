@@ -8,6 +8,7 @@
 PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
     m.attr("version") = TALLYSTICK_VERSION;
     tallystick::bind_cpu(m);
+    tallystick::bind_arrays(m);
     tallystick::bind_aggregate(m);
     tallystick::bind_combine(m);
     tallystick::bind_decisions(m);

@@ -258,6 +258,32 @@ def test_out_is_filled_and_returned_and_inputs_are_never_changed():
         np.testing.assert_array_equal(row, saved)
 
 
+def test_an_out_that_is_not_contiguous_is_filled_where_it_lies():
+    rows = some_updates()
+    expected = ts.aggregate.mean(rows)
+    out = np.zeros((257, 2), np.float32)
+    ts.aggregate.mean(rows, out=out[:, 0])
+    np.testing.assert_array_equal(out, np.stack([expected, np.zeros_like(expected)], axis=1))
+    outs = {"a": np.zeros((100, 2), np.float32)[:, 1], "b": np.empty(157, np.float32)}
+    ts.aggregate.mean([{"a": r[:100], "b": r[100:]} for r in rows], out=outs)
+    np.testing.assert_array_equal(np.concatenate([outs["a"], outs["b"]]), expected)
+
+
+def test_many_small_tensors_give_the_values_of_one_vector():
+    """Pieces of lengths about those of vectors and tiles, a client of another order and a strided tensor."""
+    lengths = [1, 2, 15, 16, 17, 63, 64, 65, 0, 127, 128, 129, 200, 2000, 3, 1]
+    edges = np.cumsum([0, *lengths])
+    flat = [np.random.default_rng(i).standard_normal(edges[-1]).astype(np.float32) for i in range(7)]
+    named = [{f"w{k:02}": x[edges[k] : edges[k + 1]] for k in range(len(lengths))} for x in flat]
+    named[1] = dict(reversed(named[1].items()))
+    named[2]["w13"] = np.repeat(named[2]["w13"], 2)[::2]
+    for text in RULES:
+        whole = ts.aggregate.rule(text)(flat).value
+        pieces = ts.aggregate.rule(text)(named).value
+        assert list(pieces) == sorted(named[0])
+        assert b"".join(pieces[name].tobytes() for name in pieces) == whole.tobytes(), text
+
+
 def test_no_values_give_no_values():
     empty = [np.empty(0, np.float32)] * 5
     assert ts.aggregate.mean(empty).shape == (0,)

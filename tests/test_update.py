@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import array
+import gc
 import json
 import os
 import stat
 import subprocess
 import sys
 import time
+import weakref
+from collections import OrderedDict
+from types import MappingProxyType
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +20,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 
-from tallystick import arrays, frame, update
+from tallystick import _core, arrays, frame, update
 from tallystick.errors import ArgumentError, FileChangedError, FormatError, SchemaError
 from tallystick.update import Schema, Tensor, open_update
 
@@ -116,8 +121,175 @@ def test_arrays_on_two_devices_are_refused():
         __cuda_array_interface__ = {"shape": (1,), "typestr": "<f4", "data": (64, False), "version": 3}  # noqa: RUF012
 
     assert open_update({"w": OnDevice()}).device == "cuda:0"
+    assert open_update({"w": OnDevice(), "steps": np.array(1)}).device == "cuda:0"
     with pytest.raises(ArgumentError, match="cpu and cuda:0"):
         open_update({"v": np.zeros(1), "w": OnDevice()})
+
+
+# ---- dicts of NumPy arrays: one native pass must find what one look at each array finds ----
+
+
+class Name(str):
+    __slots__ = ()
+
+
+class Kind(np.ndarray):
+    pass
+
+
+def odd_tensors():
+    """Arrays that are not plain, beside ones that are."""
+    x = np.arange(24, dtype=np.float32).reshape(4, 6)
+    backing = b"\xff" + x.tobytes()
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    return {
+        "z": x,
+        "column": x[:, 1],
+        "fortran": np.asfortranarray(x),
+        "unaligned": np.frombuffer(backing, np.float32, offset=1),
+        "read-only": read_only,
+        "subclass": x.view(Kind),
+        "scalar": np.float32(3),
+        "buffer": array.array("d", [1, 2]),
+        "view": arrays.view(x[1]),
+        "no dimensions": np.array(2.5),
+        "half": x.astype(BF16),
+        "longlong": np.arange(3, dtype=np.longlong),
+        "flags": np.array([True, False]),
+        "none": np.empty((0, 3), np.float16),
+        "\u00e9": np.ones(2, np.float16),
+    }
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict])
+@pytest.mark.parametrize("exclude", [(), ["b", "z", "flags", "steps"]])
+@pytest.mark.parametrize("tensors", [TENSORS, odd_tensors(), {}])
+def test_one_pass_over_a_dict_and_one_array_at_a_time_find_the_same(tensors, exclude, kind):
+    fast = update._opened_at_once(kind(tensors), exclude)
+    slow = update._opened_one_by_one(tensors, exclude)
+    assert fast.schema == slow.schema
+    assert fast.schema.hash == slow.schema.hash
+    assert fast.device == slow.device == "cpu"
+    assert len(fast.views) == len(slow.views) == len(fast.schema.tensors)
+    for name in fast.views:
+        one, other = fast.views[name], slow.views[name]
+        assert (one.shape, one.dtype, one.copied, one.writable) == (
+            other.shape,
+            other.dtype,
+            other.copied,
+            other.writable,
+        )
+        if not one.copied:
+            assert one.address == other.address
+        assert fast.array(name).tobytes() == slow.array(name).tobytes()
+        assert not fast.array(name).flags.writeable
+    for index, segment in enumerate(fast.schema.segments):
+        assert fast.pointers(index).tolist() == fast.addresses(index)
+        assert len(fast.addresses(index)) == len(segment.tensors)
+        np.testing.assert_array_equal(
+            columns(fast, index, 0, segment.size), columns(slow, index, 0, segment.size)
+        )
+    assert (
+        fast.integers()
+        == slow.integers()
+        == b"".join(fast.integer_bytes(t.name) for t in fast.schema.integers)
+    )
+    assert b"".join(fast.payload()) == b"".join(slow.payload())
+
+
+def test_only_what_is_not_plain_is_looked_at_one_by_one():
+    tensors = odd_tensors()
+    found = _core.scan(tensors, np.dtype(BF16).num)
+    assert found[0] == tuple(tensors)
+    assert all(got is x for got, x in zip(found[1], tensors.values(), strict=True))
+    not_plain = ["column", "fortran", "subclass", "scalar", "buffer", "view"]
+    assert [found[0][k] for k in found[4]] == not_plain
+    assert [found[3][k] for k in found[4]] == [None] * 6
+    assert not found[2][found[4]].any()
+    assert "half" in [found[0][k] for k in _core.scan(tensors, -1)[4]]
+    for strange in (
+        np.zeros(2, complex),
+        np.zeros(2, ">f4"),
+        np.zeros(2, np.longdouble),
+        np.zeros(2, "M8[s]"),
+        np.zeros(2, "m8[s]"),
+        np.zeros(2, "f4,f4"),
+        np.zeros(2, ml_dtypes.float8_e5m2),
+        np.array(["a"]),
+        np.array([None]),
+        np.ma.masked_array([1.0], [1]),
+        [1.0],
+        None,
+    ):
+        assert _core.scan({"w": strange}, np.dtype(BF16).num)[4] == [0]
+    assert _core.scan({"w": np.zeros(2), 7: np.zeros(2)}, -1) is None
+    assert _core.scan({Name("w"): np.zeros(2)}, -1) is None
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"w": np.zeros(2, complex)},
+        {"w": np.zeros(2, ">f4")},
+        {"w": np.zeros(2, np.longdouble)},
+        {"w": np.zeros(2, ml_dtypes.float8_e5m2)},
+        {"w": np.zeros(2, "M8[s]")},
+        {"w": np.ma.masked_array([1.0], [1])},
+        {"w": [1.0]},
+        {7: np.zeros(2)},
+        {"": np.zeros(2)},
+        {"x" * 129: np.zeros(2)},
+        {"e\u0301": np.zeros(2)},
+        {"\ud800": np.zeros(2)},
+        {"w": np.empty((0, 2**53), np.float32)},
+        {"w": np.zeros((1,) * 32, np.float32)[None]}
+        if np.lib.NumpyVersion(np.__version__) >= "2.0.0"
+        else {"w": 1},
+        {"v": np.zeros(2, complex), "": np.zeros(2)},
+        {"": np.zeros(2), "v": np.zeros(2, complex)},
+        {"v": np.empty((0, 2**53)), "w": [1.0]},
+        {"v": [1.0], "w": np.empty((0, 2**53))},
+    ],
+)
+def test_a_refusal_of_a_dict_is_that_of_its_first_tensor_to_be_refused(named):
+    with pytest.raises(SchemaError) as slow:
+        update._opened_one_by_one(named, ())
+    for given in (named, OrderedDict(named), MappingProxyType(named)):
+        with pytest.raises(SchemaError) as fast:
+            open_update(given)
+        assert str(fast.value) == str(slow.value)
+
+
+def test_clients_of_one_model_share_its_schema_and_others_do_not():
+    first, second = ({n: x.copy() for n, x in TENSORS.items()} for _ in range(2))
+    assert open_update(first).schema is open_update(second).schema
+    turned = dict(reversed(second.items()))
+    assert open_update(turned).schema == open_update(first).schema
+    assert open_update(turned).addresses(1) == open_update(second).addresses(1)
+    for name, other in [
+        ("c", np.ones(6, np.float32)),
+        ("c", np.ones(5)),
+        ("b", TENSORS["b"].reshape(3, 2)),
+        ("steps", np.array([7])),
+    ]:
+        assert open_update({**first, name: other}).schema != open_update(first).schema
+    assert open_update({**first, "d": np.ones(1)}).schema != open_update(first).schema
+    assert open_update({Name("w"): np.ones(2)}).schema == open_update({"w": np.ones(2)}).schema
+
+
+def test_the_arrays_of_a_dict_live_as_long_as_the_update():
+    x = np.full(1000, 7.0)
+    watched, named = weakref.ref(x), {"w": x}
+    opened = open_update(named)
+    del x
+    named["w"] = named["v"] = np.zeros(1)
+    gc.collect()
+    assert (columns(opened, 0, 0, 1000) == 7).all()
+    assert [t.name for t in opened.schema.tensors] == ["w"]
+    del opened
+    gc.collect()
+    assert watched() is None
 
 
 # ---- the same update from every source ----

@@ -134,9 +134,9 @@ def _rows(updates: Sequence[Update], index: int, segment: Segment, lo: int, hi: 
         starts = np.maximum(first[inside], lo)
     pointers = np.empty((len(updates), len(starts)), np.uint64)
     if inside is not None:
-        addresses = [u.addresses(index) for u in updates if u.source == "memory"]
+        addresses = np.array([u.pointers(index) for u in updates if u.source == "memory"])
         skipped = (starts - first[inside]).astype(np.uint64)
-        pointers[~in_files] = np.array(addresses, np.uint64)[:, inside] + skipped * size
+        pointers[~in_files] = addresses[:, inside] + skipped * size
     if buffer is not None:
         rows = buffer.ctypes.data + np.arange(len(buffer), dtype=np.uint64) * np.uint64(buffer.strides[0])
         pointers[in_files] = rows[:, None] + (starts - lo).astype(np.uint64) * size

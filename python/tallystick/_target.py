@@ -186,6 +186,9 @@ class Target:
         if not isinstance(self.out, Mapping) and len(tensors) != 1:
             raise ArgumentError("out: a dict of arrays expected for updates of several tensors")
         for tensor, target in self._outs():
+            plain = type(target) is np.ndarray and self.batch.device == "cpu"
+            if plain and target.dtype == numpy_dtype(tensor.dtype) and target.size == tensor.size:
+                continue  # nothing else can be wrong
             view = arrays.view(target)
             if view.dtype != tensor.dtype or int(np.prod(view.shape)) != _count_of(tensor):
                 raise ArgumentError(
@@ -269,7 +272,9 @@ def _device_empty(template: Any, size: int, dtype: str) -> Any:
 
 def _copy(target: Any, value: Any) -> None:
     """target[...] = value for arrays of one library."""
-    if isinstance(target, np.ndarray) or not hasattr(target, "copy_"):
+    if isinstance(target, np.ndarray):
+        target[...] = np.asarray(value).reshape(target.shape)
+    elif not hasattr(target, "copy_"):
         arrays.view(target).numpy().reshape(-1)[...] = np.asarray(value).reshape(-1)
     else:
         target.copy_(arrays.like(target, value).reshape(target.shape))

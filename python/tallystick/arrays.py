@@ -81,6 +81,7 @@ class _Export:
         }
 
 
+@functools.lru_cache(maxsize=32)
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """NumPy's dtype of one of our names; bfloat16 is that of ml_dtypes."""
     if name == "bfloat16":
@@ -145,6 +146,8 @@ def like(template: object, result: NDArray[Any]) -> Any:
     result: a writable NumPy array of a dtype of ours.  torch shares its memory where template is on the
     CPU; JAX and CuPy copy it; for every other template the NumPy array itself is returned.
     """
+    if type(template) is np.ndarray:
+        return result
     module = type(template).__module__.partition(".")[0]
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(template, torch.Tensor):

@@ -119,6 +119,10 @@ class Schema:
         """The integer and bool tensors, which are not aggregated."""
         return tuple(t for t in self.tensors if t.dtype not in FLOATING)
 
+    @cached_property
+    def integer_names(self) -> frozenset[str]:
+        return frozenset(t.name for t in self.integers)
+
     @property
     def size(self) -> int:
         """Number of floating values: d."""
@@ -157,7 +161,7 @@ class Schema:
 
 def difference(one: Schema, other: Schema, one_id: str, other_id: str) -> str | None:
     """The first difference between two clients' schemas, in words; None if there is none."""
-    if one.tensors == other.tensors:
+    if one is other or one.tensors == other.tensors:
         return None
     ones, others = ({t.name: t for t in s.tensors} for s in (one, other))
     for name in sorted(ones.keys() | others.keys(), key=str.encode):

@@ -16,8 +16,11 @@ import ctypes
 import mmap
 import os
 import secrets
+import struct
+import sys
 from abc import ABC, abstractmethod
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
@@ -25,8 +28,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from . import frame
+from . import _core, frame
 from ._files import OpenFile, memory
 from .arrays import ITEMSIZE, ArrayView, numpy_dtype, to_host, view
 from .errors import ArgumentError, SchemaError
@@ -68,9 +72,17 @@ class Update(ABC):
     def integer_bytes(self, name: str) -> bytes:
         """The little-endian bytes of an integer or bool tensor."""
 
+    def integers(self) -> bytes:
+        """integer_bytes() of all integer and bool tensors, one after another."""
+        return b"".join(self.integer_bytes(tensor.name) for tensor in self.schema.integers)
+
     @abstractmethod
     def addresses(self, segment_index: int) -> list[int]:
         """Address of the first value of every tensor of a segment; updates in memory only."""
+
+    def pointers(self, segment_index: int) -> NDArray[np.uint64]:
+        """The same addresses as an array."""
+        return np.array(self.addresses(segment_index), np.uint64)
 
     @abstractmethod
     def read(self, segment_index: int, lo: int, hi: int, out_address: int) -> None:
@@ -123,6 +135,45 @@ class Update(ABC):
         return segment
 
 
+class _Layout:
+    """What dicts of arrays of the same names and forms, in the same order, have in common."""
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self.schema = Schema(tensors)
+        self.tensors = tensors  # in the order of the dict
+        self.place = {tensor.name: k for k, tensor in enumerate(tensors)}
+        self.order = [
+            np.array([self.place[t.name] for t in segment.tensors], np.intp)
+            for segment in self.schema.segments
+        ]
+        integers = self.schema.integers
+        self.integers = np.array([self.place[t.name] for t in integers], np.intp)
+        self.lengths = np.array([t.nbytes for t in integers], np.uint64)
+
+
+class _Views(Mapping[str, ArrayView]):
+    """The views of a dict of arrays; those of plain NumPy arrays are made when they are asked for."""
+
+    def __init__(self, layout: _Layout, arrays: Sequence[Any], addresses: NDArray[np.uint64]) -> None:
+        self.layout = layout
+        self.addresses = addresses
+        self._arrays = arrays  # ArrayViews of all that are not plain
+
+    def __getitem__(self, name: str) -> ArrayView:
+        k = self.layout.place[name]
+        array, tensor = self._arrays[k], self.layout.tensors[k]
+        if isinstance(array, ArrayView):
+            return array
+        writable = bool(array.flags.writeable)
+        return ArrayView(int(self.addresses[k]), tensor.shape, tensor.dtype, owner=array, writable=writable)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout.place)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
 class MemoryUpdate(Update):
     """Arrays that lie in CPU or device memory, perhaps inside a frame."""
 
@@ -130,11 +181,17 @@ class MemoryUpdate(Update):
     media_type = FRAME
 
     def __init__(
-        self, schema: Schema, views: Mapping[str, ArrayView], received: Buffer | None = None
+        self,
+        schema: Schema,
+        views: Mapping[str, ArrayView],
+        received: Buffer | None = None,
+        *,
+        plain: bool = False,  # known to be NumPy arrays, all of them
     ) -> None:
         self.schema = schema
         self.views = views
-        self.device = _one_device(schema, views)
+        self.plain = plain
+        self.device = "cpu" if plain else _one_device(schema, views)
         self._received = received  # the frame that the views point into, if there is one
 
     @property
@@ -142,12 +199,24 @@ class MemoryUpdate(Update):
         return frame.plain_size(self.schema) if self._received is None else memoryview(self._received).nbytes
 
     def integer_bytes(self, name: str) -> bytes:
-        if name not in {t.name for t in self.schema.integers}:
+        if name not in self.schema.integer_names:
             raise SchemaError(f"no integer tensor {name!r} in this update")
-        return bytes(to_host(self.views[name]).buffer())
+        values = to_host(self.views[name])
+        return bytes(memory(values.address, values.nbytes)) if values.nbytes else b""
+
+    def integers(self) -> bytes:
+        if isinstance(self.views, _Views) and self.plain:
+            layout = self.views.layout
+            return _core.join(self.views.addresses[layout.integers], layout.lengths)
+        return super().integers()
 
     def addresses(self, segment_index: int) -> list[int]:
         return [self.views[t.name].address for t in self.schema.segments[segment_index].tensors]
+
+    def pointers(self, segment_index: int) -> NDArray[np.uint64]:
+        if isinstance(self.views, _Views):
+            return self.views.addresses[self.views.layout.order[segment_index]]
+        return super().pointers(segment_index)
 
     def array(self, name: str) -> np.ndarray[Any, Any]:
         if name not in self.views:
@@ -210,7 +279,7 @@ class FileUpdate(Update):
         return sum(file.size for file in self._files)
 
     def integer_bytes(self, name: str) -> bytes:
-        if name not in {t.name for t in self.schema.integers}:
+        if name not in self.schema.integer_names:
             raise SchemaError(f"no integer tensor {name!r} in this update")
         place = self._places[name]
         return place.file.read(place.offset, place.tensor.nbytes)
@@ -273,6 +342,34 @@ def open_update(obj: object, *, exclude: Collection[str] = ()) -> Update:
             raise SchemaError(f"tensor 'update': {error}") from None
         return MemoryUpdate(_schema_of_array(only.shape, only.dtype), {"update": only})
     named = obj if isinstance(obj, Mapping) else {"update": obj}
+    opened = _opened_at_once(named, exclude) if type(named) in (dict, OrderedDict) else None
+    return _opened_one_by_one(named, exclude) if opened is None else opened
+
+
+def _opened_at_once(named: Mapping[Any, Any], exclude: Collection[str]) -> MemoryUpdate | None:
+    """What _opened_one_by_one() makes, in one native pass over all plain NumPy arrays; None where that
+    has to say what is wrong.
+    """
+    left_out = frozenset(exclude)
+    kept = {name: array for name, array in named.items() if name not in left_out} if left_out else dict(named)
+    ml_dtypes = sys.modules.get("ml_dtypes")
+    bfloat16 = getattr(ml_dtypes, "bfloat16", None)
+    found = _core.scan(kept, -1 if bfloat16 is None else np.dtype(bfloat16).num)
+    if found is None:
+        return None
+    names, arrays, addresses, forms, others = found
+    try:
+        for k in others:
+            arrays[k] = seen = view(arrays[k])
+            addresses[k] = seen.address
+            forms[k] = struct.pack(f"={1 + len(seen.shape)}q", _CODES[seen.dtype], *seen.shape)
+        layout = _layout(names, tuple(forms))
+    except (ArgumentError, OverflowError, struct.error):
+        return None
+    return MemoryUpdate(layout.schema, _Views(layout, arrays, addresses), plain=not others)
+
+
+def _opened_one_by_one(named: Mapping[Any, Any], exclude: Collection[str]) -> MemoryUpdate:
     views: dict[str, ArrayView] = {}
     tensors = []
     for name, array in named.items():
@@ -297,16 +394,18 @@ def check_same_schema(updates: Sequence[Update], client_ids: Sequence[str]) -> S
             f"{len(updates)} updates of {len(client_ids)} clients: at least one, and as many, expected"
         )
     first, schema = updates[0], updates[0].schema
-    expected = {t.name: first.integer_bytes(t.name) for t in schema.integers}
+    expected = first.integers()
     for update, client in zip(updates[1:], client_ids[1:], strict=True):
         if (found := difference(schema, update.schema, client_ids[0], client)) is not None:
             raise SchemaError(found)
-        for name, data in expected.items():
-            if update.integer_bytes(name) != data:
-                raise SchemaError(
-                    f"client {client!r}: integer tensor {name!r} differs from client {client_ids[0]!r}'s:"
-                    " integers must be equal, or left out with exclude="
-                )
+        if update.integers() != expected:
+            name = next(
+                t.name for t in schema.integers if update.integer_bytes(t.name) != first.integer_bytes(t.name)
+            )
+            raise SchemaError(
+                f"client {client!r}: integer tensor {name!r} differs from client {client_ids[0]!r}'s:"
+                " integers must be equal, or left out with exclude="
+            )
     return schema
 
 
@@ -370,6 +469,22 @@ def _open_path(path: Path, exclude: Collection[str]) -> FileUpdate:
 def _schema_of_array(shape: tuple[int, ...], dtype: str) -> Schema:
     """One object for all clients that hand over arrays of one shape: it is made, and compared, once."""
     return Schema((Tensor("update", shape, dtype),))
+
+
+_CODES = {
+    name: ord("V" if name == "bfloat16" else np.dtype(name).kind) << 8 | n for name, n in ITEMSIZE.items()
+}
+_DTYPES = {code: name for name, code in _CODES.items()}
+
+
+@lru_cache(maxsize=16)
+def _layout(names: tuple[str, ...], forms: tuple[bytes, ...]) -> _Layout:
+    """One object for all clients of one model: made, and compared, once. forms: as _core.scan() has them."""
+    tensors = []
+    for name, form in zip(names, forms, strict=True):
+        code, *shape = struct.unpack(f"={len(form) // 8}q", form)
+        tensors.append(Tensor(name, tuple(shape), _DTYPES[code]))
+    return _Layout(tuple(tensors))
 
 
 def _schema(places: Mapping[str, Place]) -> Schema:
