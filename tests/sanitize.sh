@@ -16,7 +16,7 @@ rm -rf $build/site && mkdir -p $build/site
 cp -r python/tallystick $build/site/ && find $build/site -name '*.so' -delete
 "$cmake" --install $build >> $build.log
 arguments=("$@")
-[ ${#arguments[@]} -gt 0 ] || arguments=(tests/test_aggregate_core.py tests/test_merkle.py tests/test_arrays.py tests/test_frame.py tests/test_update.py)
+[ ${#arguments[@]} -gt 0 ] || arguments=(tests/test_aggregate_core.py tests/test_combine_core.py tests/test_mixed_core.py tests/test_merkle.py tests/test_arrays.py tests/test_frame.py tests/test_update.py)
 PYTHONPATH=$build/site "$PY" - <<'E'  # an editable install in this environment would win over PYTHONPATH
 import importlib.util, sys
 origin = importlib.util.find_spec("tallystick").origin
