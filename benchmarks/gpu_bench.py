@@ -113,6 +113,9 @@ RULES: dict[str, tuple[str, Callable[[int], tuple[Any, ...]]]] = {
     "weighted mean": ("mean", lambda n: (np.arange(1000.0, 1000.0 + n),)),
     "median": ("median", lambda n: ("mid",)),
     "trimmed mean": ("trimmed_mean", lambda n: (n // 5,)),
+    "meamed": ("meamed", lambda n: (n // 5,)),
+    "phocas": ("phocas", lambda n: (n // 5,)),
+    "majority": ("majority", lambda n: ()),
 }
 
 

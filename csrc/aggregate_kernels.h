@@ -509,17 +509,6 @@ bool trimmed_mean(const char* const* rows, std::size_t columns, const SelectPlan
 
 // ---- Means of the values nearest to a center ----
 
-// above - center < center - below, exactly.
-template <class F>
-TALLYSTICK_HD bool upper_is_nearer(double below, double above, double center) {
-    const TwoSum s = two_sum(above, below);
-    const bool nearer = (s.sum < 2 * center) | ((s.sum == 2 * center) & (s.error < 0));
-    if constexpr (__is_same(F, float)) return nearer;
-    const bool huge = (magnitude(above) >= 0x1p+1000) | (magnitude(below) >= 0x1p+1000);
-    const TwoSum half = two_sum(0.5 * above, 0.5 * below);  // exact there, but for what is too small to count
-    return huge ? (half.sum < center) | ((half.sum == center) & (half.error < 0)) : nearer;
-}
-
 // Brings the n - f values nearest to the center onto rows 0 .. n - f - 1 of n sorted rows: `stride` values
 // apart. Those are consecutive ranks s .. s + n - f - 1; from s = 0 on, rank s gives way to rank s + n - f
 // as long as that is nearer. Row s % (n - f) holds rank s then, and row s still does if it is another row.

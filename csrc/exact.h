@@ -254,4 +254,15 @@ TALLYSTICK_HD double middle_of<double>(double a, double b) {
     return (large ? a * 0.5 + b * 0.5 : (a + b) * 0.5) + 0.0;
 }
 
+// above - center < center - below, exactly. F: float if all three are floats.
+template <class F>
+TALLYSTICK_HD bool upper_is_nearer(double below, double above, double center) {
+    const TwoSum s = two_sum(above, below);
+    const bool nearer = (s.sum < 2 * center) | ((s.sum == 2 * center) & (s.error < 0));
+    if constexpr (sizeof(F) == 4) return nearer;
+    const bool huge = (magnitude(above) >= 0x1p+1000) | (magnitude(below) >= 0x1p+1000);
+    const TwoSum half = two_sum(0.5 * above, 0.5 * below);  // exact there, but for what is too small to count
+    return huge ? (half.sum < center) | ((half.sum == center) & (half.error < 0)) : nearer;
+}
+
 }  // namespace tallystick

@@ -1,6 +1,6 @@
-// Mean over clients, one thread per column. Each value is read once: per column n * sizeof(T) bytes read,
-// sizeof(T) written; 32 columns of one row make one request. The values of a column that was not certain, or
-// held a NaN, are read again from the cache.
+// Mean and majority of signs over clients, one thread per column. Each value is read once: per column n *
+// sizeof(T) bytes read, sizeof(T) written; 32 columns of one row make one request. The values of a column
+// that was not certain, or held a NaN, are read again from the cache.
 //
 // Correct rounding, with the tiers of csrc/exact.h: 1 and 2 in the main kernel; a column that needs tier 3 is
 // marked in a bitmap, and a second kernel, which has the registers for it, works off the marks (hardly ever
@@ -80,6 +80,23 @@ __global__ void __launch_bounds__(kBlock, 1)
     });
 }
 
+template <class T, class RowsAt>
+__global__ void __launch_bounds__(kBlock, 1) majority_kernel(const __grid_constant__ RowsAt rows, unsigned n,
+                                                             std::size_t count, T* out, Report report) {
+    for (std::size_t j = first_column(); j < count; j += all_threads()) {
+        Widened<T> poison = 0;
+        int votes = 0;
+#pragma unroll 8
+        for (unsigned i = 0; i < n; ++i) {
+            const auto x = widen(rows.template row<T>(i)[j]);
+            poison = taint(poison, x);
+            votes += (x > 0) - (x < 0);
+        }
+        if (!(poison == 0)) blame<T>(rows, n, j, report);
+        out[j] = narrow<T>(static_cast<double>((votes > 0) - (votes < 0)));
+    }
+}
+
 template <class T>
 __global__ void __launch_bounds__(kBlock, 1)
     nonfinite_kernel(TableRows rows, unsigned n, std::size_t count, Report report) {
@@ -111,6 +128,23 @@ Clients mean_of(const Rows& rows, const double* weights, const MeanScale& scale,
 }
 
 template <class T>
+Clients majority_of(const Rows& rows, T* out, Stream stream) {
+    Walk<T> walk(rows, stream);
+    const auto n = static_cast<unsigned>(rows.n);
+    return walk.each([&](const Columns& c) {
+        const unsigned grid = walk.grid(c.count, kBlock);
+        if (rows.n <= kInline) {
+            TALLYSTICK_LAUNCH((majority_kernel<T, InlineRows>), grid, kBlock, 0, walk.stream(), c.inlined, n,
+                              c.count, out + c.at, walk.report());
+        } else {
+            TALLYSTICK_LAUNCH((majority_kernel<T, TableRows>), grid, kBlock, 0, walk.stream(), c.table, n,
+                              c.count, out + c.at, walk.report());
+        }
+        check_launch();
+    });
+}
+
+template <class T>
 Clients nonfinite_of(const Rows& rows, Stream stream) {
     Walk<T> walk(rows, stream);
     return walk.each([&](const Columns& c) {
@@ -131,6 +165,15 @@ Clients mean(const Rows& rows, const double* weights, void* out, Stream stream) 
         using T = decltype(x);
         if (a.weights) return mean_of<T, true>(rows, a.weights, a.scale, static_cast<T*>(out), stream);
         return mean_of<T, false>(rows, nullptr, a.scale, static_cast<T*>(out), stream);
+    });
+}
+
+Clients majority(const Rows& rows, void* out, Stream stream) {
+    check_arguments(rows, out);
+    if (rows.d() == 0) return {};
+    return with_type(rows.dtype, [&](auto x) {
+        using T = decltype(x);
+        return majority_of<T>(rows, static_cast<T*>(out), stream);
     });
 }
 

@@ -17,6 +17,9 @@ using Stream = std::uintptr_t;  // a cudaStream_t as an integer; 0 is the defaul
 Clients mean(const Rows& rows, const double* weights, void* out, Stream stream);
 Clients median(const Rows& rows, Middle middle, void* out, Stream stream);
 Clients trimmed_mean(const Rows& rows, std::size_t f, void* out, Stream stream);
+Clients meamed(const Rows& rows, std::size_t f, void* out, Stream stream);
+Clients phocas(const Rows& rows, std::size_t f, void* out, Stream stream);
+Clients majority(const Rows& rows, void* out, Stream stream);
 Clients nonfinite(const Rows& rows, Stream stream);
 
 // Devices that can run the kernels; when there is none, reason says why. Never throws.

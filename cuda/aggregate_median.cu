@@ -36,18 +36,9 @@ __global__ void __launch_bounds__(kBlock, 1)
     wide_median_kernel(TableRows rows, unsigned n, Middle middle, std::size_t count, T* out, Report report) {
     for (std::size_t j = first_column(); j < count; j += all_threads()) {
         if (blame<T>(rows, n, j, report)) continue;
-        const unsigned rank = (n - 1) / 2;
-        const std::int64_t low = key_of_rank<T>(rows, n, j, rank);
-        std::int64_t next = Format<T>::kLargest;
-        unsigned up_to = 0;
-        for (unsigned i = 0; i < n; ++i) {
-            const std::int64_t key = key_of(rows.row<T>(i)[j]);
-            up_to += key <= low;
-            next = key > low && key < next ? key : next;
-        }
-        const std::int64_t high = n / 2 == rank || up_to > n / 2 ? low : next;
-        out[j] = middle_value<T>(static_cast<double>(widen(from_key<T>(low))),
-                                 static_cast<double>(widen(from_key<T>(high))), middle);
+        const Keys keys = middle_keys<T>(rows, n, j);
+        out[j] = middle_value<T>(static_cast<double>(widen(from_key<T>(keys.low))),
+                                 static_cast<double>(widen(from_key<T>(keys.high))), middle);
     }
 }
 

@@ -6,49 +6,13 @@
 #include <vector>
 
 #include "aggregate.cuh"
+#include "kept.cuh"
 #include "select.cuh"
 #include "walk.cuh"
 #include "weights.h"
 
 namespace tallystick::cuda {
 namespace {
-
-// ---- Device helpers ----
-
-// What a trimmed mean keeps of a column: the values between two keys, and so many of those equal to either.
-// The count stands as weight of the first such value; the others weigh nothing.
-template <class T>
-struct Kept {
-    TableRows rows;
-    std::size_t j;
-    std::int64_t low, high;
-    unsigned low_at, high_at;
-    unsigned low_count, high_count;
-
-    TALLYSTICK_HD T raw(std::size_t i) const { return rows.row<T>(static_cast<unsigned>(i))[j]; }
-    TALLYSTICK_HD double value(std::size_t i) const { return static_cast<double>(widen(raw(i))); }
-    TALLYSTICK_HD double weight(std::size_t i) const {
-        const std::int64_t key = key_of(raw(i));
-        const unsigned ends = i == low_at ? low_count : i == high_at ? high_count : 0;
-        return key > low && key < high ? 1.0 : static_cast<double>(ends);
-    }
-};
-
-template <class T>
-__device__ Kept<T> keep(const TableRows& rows, unsigned n, std::size_t j, unsigned f) {
-    Kept<T> kept{rows, j, key_of_rank<T>(rows, n, j, f), key_of_rank<T>(rows, n, j, n - f - 1), 0, 0, 0, 0};
-    unsigned up_to_low = 0, below_high = 0;
-    for (unsigned i = n; i-- > 0;) {
-        const std::int64_t key = key_of(kept.raw(i));
-        up_to_low += key <= kept.low;
-        below_high += key < kept.high;
-        kept.low_at = key == kept.low ? i : kept.low_at;
-        kept.high_at = key == kept.high ? i : kept.high_at;
-    }
-    kept.low_count = up_to_low - f;
-    kept.high_count = n - f - below_high;
-    return kept;
-}
 
 // ---- Kernels ----
 
@@ -102,15 +66,8 @@ __global__ void __launch_bounds__(kBlock, 1)
                              std::size_t count, T* out, Report report) {
     for (std::size_t j = first_column(); j < count; j += all_threads()) {
         if (blame<T>(rows, n, j, report)) continue;
-        const Kept<T> kept = keep<T>(rows, n, j, f);
-        T result = from_key<T>(kept.low);
-        if (kept.low != kept.high) {
-            const Sum s = long_sum<true>(kept, n);
-            Bracket<T> b;
-            bool usable;
-            if (!settle(s.sum, s.largest, scale, b, usable)) mark(report, j);
-            result = b.low;
-        }
+        T result;
+        if (!kept_mean<T, false>(keep<T>(rows, n, j, f, n - f - 1), n, scale, result)) mark(report, j);
         out[j] = result;
     }
 }
@@ -119,8 +76,9 @@ template <class T>
 __global__ void __launch_bounds__(kBlock, 1)
     exact_trimmed_mean_kernel(TableRows rows, unsigned n, unsigned f, const __grid_constant__ MeanScale scale,
                               std::size_t count, T* out, Report report) {
-    for_marked(report, count,
-               [&](std::size_t j) { out[j] = resolve<T, true>(keep<T>(rows, n, j, f), n, scale); });
+    for_marked(report, count, [&](std::size_t j) {
+        kept_mean<T, true>(keep<T>(rows, n, j, f, n - f - 1), n, scale, out[j]);
+    });
 }
 
 // ---- Launchers ----

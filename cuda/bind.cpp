@@ -38,6 +38,27 @@ Clients py_trimmed_mean(const Array<std::uint64_t>& pointers, const Array<std::i
     return cuda::trimmed_mean(rows, f, address(out), stream);
 }
 
+Clients py_meamed(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                  const std::string& dtype, std::size_t f, std::uintptr_t out, Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    const py::gil_scoped_release release;
+    return cuda::meamed(rows, f, address(out), stream);
+}
+
+Clients py_phocas(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                  const std::string& dtype, std::size_t f, std::uintptr_t out, Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    const py::gil_scoped_release release;
+    return cuda::phocas(rows, f, address(out), stream);
+}
+
+Clients py_majority(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                    const std::string& dtype, std::uintptr_t out, Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    const py::gil_scoped_release release;
+    return cuda::majority(rows, address(out), stream);
+}
+
 Clients py_nonfinite(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
                      const std::string& dtype, Stream stream) {
     const Rows rows = make_rows(pointers, bounds, dtype);
@@ -89,6 +110,9 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
     m.def("mean", &py_mean, pointers, bounds, dtype, py::arg("weights").noconvert().none(true), out, stream);
     m.def("median", &py_median, pointers, bounds, dtype, py::arg("kind"), out, stream);
     m.def("trimmed_mean", &py_trimmed_mean, pointers, bounds, dtype, py::arg("f"), out, stream);
+    m.def("meamed", &py_meamed, pointers, bounds, dtype, py::arg("f"), out, stream);
+    m.def("phocas", &py_phocas, pointers, bounds, dtype, py::arg("f"), out, stream);
+    m.def("majority", &py_majority, pointers, bounds, dtype, out, stream);
     m.def("combine", &py_combine, pointers, bounds, dtype, py::arg("weights").noconvert(), out, stream);
     m.def("distances", &py_distances, pointers, bounds, dtype, py::arg("column"), py::arg("part").noconvert(),
           py::arg("total").noconvert(), stream);

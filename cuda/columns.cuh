@@ -55,6 +55,10 @@ __device__ inline bool finite(V x) {
     return x - x == 0;
 }
 
+// 0 stays 0 as long as all x are finite.
+__device__ inline float taint(float poison, float x) { return fmaf(x, 0.0f, poison); }
+__device__ inline double taint(double poison, double x) { return fused(x, 0.0, poison); }
+
 // Reports the clients whose value in column j is a NaN or infinity; true if there are any.
 template <class T, class RowsAt>
 __device__ bool blame(const RowsAt& rows, unsigned n, std::size_t j, const Report& report) {

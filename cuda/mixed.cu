@@ -114,9 +114,12 @@ Clients apply(const Rows& tile, const ColumnRule& rule, void* out, Stream stream
             return median(tile, rule.middle, out, stream);
         case ColumnRule::Kind::trimmed_mean:
             return trimmed_mean(tile, rule.f, out, stream);
+        case ColumnRule::Kind::meamed:
+            return meamed(tile, rule.f, out, stream);
+        case ColumnRule::Kind::phocas:
+            return phocas(tile, rule.f, out, stream);
         default:
-            throw std::runtime_error(
-                "mixed: median and trimmed_mean run on a device, the other rules do not yet");
+            return majority(tile, out, stream);
     }
 }
 

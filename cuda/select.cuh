@@ -17,10 +17,6 @@ namespace tallystick::cuda {
 constexpr unsigned block_of(std::size_t network) { return network <= 32 ? kBlock : kBlock / 2; }
 constexpr unsigned blocks_of(std::size_t network) { return network <= 32 ? 1 : network == 64 ? 2 : 0; }
 
-// 0 stays 0 as long as all x are finite.
-__device__ inline float taint(float poison, float x) { return fmaf(x, 0.0f, poison); }
-__device__ inline double taint(double poison, double x) { return fused(x, 0.0, poison); }
-
 // The comparators that put N wires in order whose blocks of kSorted are, pruned to the ranks [kFirst, kLast).
 template <std::size_t N, std::size_t kSorted, std::size_t kFirst, std::size_t kLast>
 struct Merging {
@@ -157,6 +153,24 @@ __device__ std::int64_t key_of_rank(const TableRows& rows, unsigned n, std::size
         }
     }
     return low;
+}
+
+// Keys of the middle two ranks, of an odd n the same one twice.
+struct Keys {
+    std::int64_t low, high;
+};
+template <class T>
+__device__ Keys middle_keys(const TableRows& rows, unsigned n, std::size_t j) {
+    const unsigned rank = (n - 1) / 2;
+    const std::int64_t low = key_of_rank<T>(rows, n, j, rank);
+    std::int64_t next = Format<T>::kLargest;
+    unsigned up_to = 0;
+    for (unsigned i = 0; i < n; ++i) {
+        const std::int64_t key = key_of(rows.row<T>(i)[j]);
+        up_to += key <= low;
+        next = key > low && key < next ? key : next;
+    }
+    return {low, n / 2 == rank || up_to > n / 2 ? low : next};
 }
 
 }  // namespace tallystick::cuda

@@ -58,6 +58,10 @@ def test_every_rule_gives_the_bits_of_the_cpu(n, dtype):
         agree(rows, "median", kind)
     for f in sorted({0, min(1, (n - 1) // 2), n // 5, (n - 1) // 2}):
         agree(rows, "trimmed_mean", f)
+        agree(rows, "phocas", f)
+        agree(rows, "meamed", f)
+    agree(rows, "meamed", n - 1)
+    agree(rows, "majority")
 
 
 @gpu
@@ -86,6 +90,9 @@ def test_no_length_or_alignment_or_cut_changes_a_bit(d, dtype):
             agree(rows, "mean", weights_of(5, "integer"))
             agree(rows, "median", "mid")
             agree(rows, "trimmed_mean", 1)
+            agree(rows, "meamed", 3)
+            agree(rows, "phocas", 1)
+            agree(rows, "majority")
 
 
 @gpu
@@ -96,10 +103,14 @@ def test_pieces_of_one_column_and_clients_beyond_the_arguments_agree(n):
     agree(rows, "mean", None)
     agree(rows, "median", "upper")
     agree(rows, "trimmed_mean", 2)
+    agree(rows, "phocas", 2)
+    agree(rows, "majority")
 
 
 @gpu
-@pytest.mark.parametrize("rule", [("mean", None), ("median", "mid"), ("trimmed_mean", 1)])
+@pytest.mark.parametrize(
+    "rule", [("mean", None), ("median", "mid"), ("trimmed_mean", 1), ("phocas", 1), ("majority",)]
+)
 def test_threads_loop_over_more_columns_than_the_grid_has(rule):
     rows = device.Rows(edge(3, "float16", 16 * BLOCK + 77))  # one processor's 16 blocks when emulated
     agree(rows, *rule)
@@ -161,6 +172,59 @@ def test_ties_at_the_borders_of_a_trimmed_mean_are_kept_so_often_as_they_should(
 
 
 @gpu
+@pytest.mark.parametrize("n", [3, 20, 70, 140])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_equally_near_to_a_center_are_kept_as_on_the_cpu(n, dtype):
+    rng = np.random.default_rng(n)
+    few = rng.integers(-2, 3, (n, 100)).astype(np.float64)
+    mirrored = np.repeat(rng.standard_normal((n, 1)), 100, axis=1)  # around 0 in all columns, up to the sign
+    mirrored[n // 2 :] = -mirrored[: n - n // 2][::-1]
+    values = np.concatenate([few, mirrored], axis=1).astype(reference.DTYPES[dtype])
+    rows = device.Rows(values)
+    for f in sorted({1, n // 4, (n - 1) // 2, n - 1}):
+        agree(rows, "meamed", f)
+        if 2 * f < n:
+            agree(rows, "phocas", f)
+
+
+@gpu
+@pytest.mark.parametrize("n", [6, 70])
+def test_nearness_is_exact_where_sums_and_differences_overflow_or_round(n):
+    largest, least = np.finfo(np.float64).max, np.finfo(np.float64).smallest_subnormal
+    pool = [largest, -largest, largest / 2, -largest / 2, 2.0**1000, least, -least, 0.0, 1.0, 1 + 2.0**-52]
+    values = np.random.default_rng(n).choice(pool, (n, 400))
+    rows = device.Rows(values)
+    for f in {1, n // 3, (n - 1) // 2}:
+        agree(rows, "meamed", f)
+        agree(rows, "phocas", f)
+    agree(rows, "meamed", n - 2)
+
+
+@gpu
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("n", [10, 66, 130])
+def test_nearest_values_that_only_integers_settle_are_settled(n, dtype):
+    values = undecided_columns(dtype, n - 2, 70)
+    largest = 2 * np.abs(values.astype(np.float64)).max()
+    outer = np.repeat([[largest], [-largest]], 70, axis=1).astype(values.dtype)
+    values = np.concatenate([outer[:1], values, outer[1:]])
+    rows = device.Rows(values)
+    agree(rows, "phocas", 1)  # a trimmed mean that takes integers, as center
+    agree(rows, "meamed", 2)  # the outer two are dropped: a mean that takes integers
+    got = rows.on_device("meamed", 2)[0].astype(np.float64)
+    assert len(np.unique(got)) == 2
+
+
+@gpu
+def test_a_majority_is_a_sign_and_zeros_do_not_vote():
+    values = np.array([[1, -1, 0, -0.0, 1, -1], [2, -3, 0, 0, -1, 0], [-9, 5, 0, -0.0, 0, 0]], np.float32)
+    got, bad = device.Rows(values).on_device("majority")
+    assert bad == []
+    np.testing.assert_array_equal(got, np.array([1, -1, 0, 0, 0, -1], np.float32))
+    assert not np.signbit(got[2:5]).any()
+
+
+@gpu
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("n", [2, 4])
 def test_exact_ties_of_short_formats_go_to_even(n, dtype):
@@ -176,7 +240,16 @@ def test_exact_ties_of_short_formats_go_to_even(n, dtype):
 
 # ---- NaN and infinity ----
 
-RULES = [("mean", None), ("mean", "weights"), ("median", "mid"), ("trimmed_mean", 1), ("nonfinite",)]
+RULES = [
+    ("mean", None),
+    ("mean", "weights"),
+    ("median", "mid"),
+    ("trimmed_mean", 1),
+    ("meamed", 1),
+    ("phocas", 1),
+    ("majority",),
+    ("nonfinite",),
+]
 
 
 @gpu
@@ -207,6 +280,9 @@ def test_no_order_of_values_hides_a_nan(column, dtype):
         ("mean", np.array([1.0, 2.0, 3.0])),
         ("median", "lower"),
         ("trimmed_mean", 1),
+        ("meamed", 1),
+        ("phocas", 1),
+        ("majority",),
     ]:
         assert device.Rows(values).on_device(*rule)[1] == bad
 
@@ -218,6 +294,8 @@ def test_finite_rows_whose_sum_overflows_are_not_blamed():
     same_bits(rows.on_device("mean", None), (values[0], []))
     same_bits(rows.on_device("median", "mid"), (values[0], []))
     same_bits(rows.on_device("trimmed_mean", 1), (values[0], []))
+    same_bits(rows.on_device("meamed", 1), (values[0], []))
+    same_bits(rows.on_device("phocas", 1), (values[0], []))
     assert rows.on_device("nonfinite") == []
 
 
@@ -233,6 +311,14 @@ def test_what_the_module_cannot_take_is_refused_in_words():
     arguments = rows.pointers, rows.bounds
     with pytest.raises(ValueError, match="2f < 4 clients expected, got f = 2"):
         _cuda.trimmed_mean(*arguments, "float32", 2, out.address, 0)
+    with pytest.raises(ValueError, match="meamed: f < 4 clients expected, got f = 4"):
+        _cuda.meamed(*arguments, "float32", 4, out.address, 0)
+    with pytest.raises(ValueError, match="phocas: 2f < 4 clients expected, got f = 2"):
+        _cuda.phocas(*arguments, "float32", 2, out.address, 0)
+    with pytest.raises(ValueError, match="aligned"):
+        _cuda.phocas(*arguments, "float32", 1, out.address + 1, 0)
+    with pytest.raises(ValueError, match="aligned"):
+        _cuda.majority(*arguments, "float32", out.address + 2, 0)
     with pytest.raises(ValueError, match="int8"):
         _cuda.mean(*arguments, "int8", None, out.address, 0)
     with pytest.raises(ValueError, match="mid, lower or upper"):
@@ -270,6 +356,9 @@ def test_arrays_on_the_device_give_what_arrays_on_the_cpu_give(dtype):
         lambda updates: ts.aggregate.mean(updates, weights),
         lambda updates: ts.aggregate.median(updates, kind="lower"),
         lambda updates: ts.aggregate.trimmed_mean(updates, 2),
+        lambda updates: ts.aggregate.rule("meamed(f=2)")(updates).value,
+        lambda updates: ts.aggregate.rule("phocas(f=2)")(updates).value,
+        lambda updates: ts.aggregate.rule("majority")(updates).value,
     ):
         same_bits((device.host(rule(there)), []), (rule(list(values)), []))
 
@@ -322,6 +411,8 @@ def test_tsan_all_kernels_without_a_race(n, d):
     agree(rows, "mean", weights_of(n, "integer"))
     agree(rows, "median", "mid")
     agree(rows, "trimmed_mean", 1)
+    agree(rows, "phocas", 1)
+    agree(rows, "majority")
     values[1, :] = np.nan
     assert device.Rows(values).on_device("mean", None)[1] == [1]
     assert device.Rows(values).on_device("nonfinite") == [1]

@@ -33,7 +33,11 @@ def test_virtual_clients_have_the_bits_of_the_cpu(n, dtype, kind):
     matrix = MATRICES[kind](n)
     rows = device.Rows(edge(n, dtype, 150), (7, 100), 1)
     agree(rows, matrix, "median", "lower")
-    agree(rows, matrix, "trimmed_mean", (len(matrix) - 1) // 3)
+    f = (len(matrix) - 1) // 3
+    agree(rows, matrix, "trimmed_mean", f)
+    agree(rows, matrix, "meamed", f)
+    agree(rows, matrix, "phocas", f)
+    agree(rows, matrix, "majority", 0)
 
 
 def test_more_columns_than_a_tile_of_virtual_clients_has():
@@ -60,8 +64,10 @@ def test_what_does_not_fit_is_refused_in_words():
         rows.on_device("mixed", np.eye(2), "median", "mid")
     with pytest.raises(ValueError, match="2f < 3 clients expected, got f = 2"):
         rows.on_device("mixed", np.eye(3), "trimmed_mean", 2)
-    with pytest.raises(RuntimeError, match="median and trimmed_mean run on a device"):
-        rows.on_device("mixed", np.eye(3), "meamed", 1)
+    with pytest.raises(ValueError, match="meamed: f < 3 clients expected, got f = 3"):
+        rows.on_device("mixed", np.eye(3), "meamed", 3)
+    with pytest.raises(ValueError, match="phocas: 2f < 3 clients expected, got f = 2"):
+        rows.on_device("mixed", np.eye(3), "phocas", 2)
 
 
 def test_tsan_virtual_clients_without_a_race():

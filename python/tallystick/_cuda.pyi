@@ -29,6 +29,25 @@ def trimmed_mean(
     out: int,
     stream: int,
 ) -> list[int]: ...
+def meamed(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    f: int,
+    out: int,
+    stream: int,
+) -> list[int]: ...
+def phocas(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    f: int,
+    out: int,
+    stream: int,
+) -> list[int]: ...
+def majority(
+    pointers: npt.NDArray[np.uint64], bounds: npt.NDArray[np.int64], dtype: str, out: int, stream: int
+) -> list[int]: ...
 def nonfinite(
     pointers: npt.NDArray[np.uint64], bounds: npt.NDArray[np.int64], dtype: str, stream: int
 ) -> list[int]: ...

@@ -69,8 +69,6 @@ class Cuda:
         self.module = cuda()
 
     def _call(self, name: str, rows: Rows, *arguments: Any) -> list[int]:
-        if not hasattr(self.module, name):
-            raise DeviceError(f"{name} of updates on a GPU: arrays on the CPU expected in this version")
         try:
             found: list[int] = getattr(self.module, name)(
                 rows.pointers, rows.bounds, rows.dtype, *arguments, 0
