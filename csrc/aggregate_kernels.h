@@ -270,7 +270,7 @@ __attribute__((noinline)) void settle_open(std::uint64_t open, const SumVec& sum
     store(sums + kDoubles, sum.second);
     store(largest, sum.largest);
     store(smallest, sum.smallest);
-    if constexpr (!kWeighted)
+    if constexpr (!kWeighted && sizeof(Out) == 2)  // ties are many there; of floats one at a time is cheaper
         settle_exact<Out>(sum, n, a.scale.total, reinterpret_cast<char*>(exact), settled);
     for (; open; open &= open - 1) {
         const auto j = static_cast<std::size_t>(__builtin_ctzll(open));

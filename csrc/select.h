@@ -46,10 +46,11 @@ struct SelectWork {
     const char** wide_rows;
 };
 
-// Tiles of 64 columns where n of them fit in 28 KiB (most of an L1 cache), else fewer, but a whole register.
+// Tiles of 64 columns where n of them fit in 28 KiB (most of an L1 cache), else fewer, but a whole register
+// and 16.
 inline std::size_t tile_width(std::size_t n, std::size_t size) {
     std::size_t width = kTile;
-    while (width * size > 64 && n * width * size > 28 * 1024) width /= 2;
+    while (width > 16 && width * size > 64 && n * width * size > 28 * 1024) width /= 2;
     return width;
 }
 

@@ -173,6 +173,15 @@ def test_meamed_keeps_as_few_as_one_value(level, n, dtype):
         same_bits(Placed(edge(n, dtype)).meamed(f), expected_rule("meamed", n, dtype, f))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", [225, 258, 600])
+def test_of_many_clients_the_narrowest_tiles_stay_inside(level, n, dtype):
+    rows, f = Placed(edge(n, dtype, 70)), n // 5
+    for rule, arguments in (("median", ()), ("trimmed_mean", (f,)), ("meamed", (f,))):
+        expected = getattr(reference, rule)(edge(n, dtype, 70), *arguments)
+        same_bits(getattr(rows, rule)(*arguments), expected)
+
+
 def test_of_two_values_equally_near_the_smaller_one_is_kept(level):
     rows = np.repeat(np.array([[1.0], [3.0], [5.0]], np.float32), 70, axis=1)
     same_bits(Placed(rows).meamed(1), np.full(70, 2, np.float32))  # 1 and 3, not 3 and 5
