@@ -1,4 +1,4 @@
-// Means of the values nearest to a center over clients, one thread per column. Up to kNetwork rows are sorted
+// Means of the values nearest to a center over clients, one thread per column. Up to kSorted rows are sorted
 // in registers and then put into shared memory, where any rank is at hand; of more, each rank that matters is
 // found by bisection. Per column n * sizeof(T) bytes read, sizeof(T) written. Rounding as in aggregate.cu.
 //
@@ -35,11 +35,8 @@ constexpr unsigned threads_of(std::size_t network) {
     return fit < block_of(network) ? static_cast<unsigned>(fit) : block_of(network);
 }
 
-// The largest network here: that of 128 rows of float16 spills on sm_100.
-template <class T>
-constexpr std::size_t kSorted = kNetwork<T>;
-template <>
-constexpr std::size_t kSorted<Half> = kInline / 2;
+// The largest network here: with what follows it, that of 128 rows spills on some targets.
+constexpr std::size_t kSorted = kInline / 2;
 
 // One of kThreads columns that stand side by side.
 template <class V, unsigned kThreads>
@@ -217,7 +214,7 @@ Clients nearest_of(const Rows& rows, const Nearest& rule, T* out, Stream stream)
         };
         const bool narrow_enough = with_network<T>(rows.n, [&](auto size) {
             constexpr std::size_t N = size;
-            if constexpr (N > kSorted<T>) {
+            if constexpr (N > kSorted) {
                 wide();
             } else {
                 constexpr unsigned kThreads = threads_of<Widened<T>>(N);
