@@ -4,9 +4,8 @@
 #include <atomic>
 #include <limits>
 #include <mutex>
-#include <stdexcept>  // for invalid_argument
 
-#include "column_kernels.h"
+#include "column_rules.h"
 #include "cpu.h"
 #include "exact.h"
 #include "intrinsics.h"
@@ -15,6 +14,7 @@
 #include "rounding.h"
 #include "rows.h"
 #include "select.h"
+#include "typed.h"
 #include "weights.h"
 
 namespace tallystick {
@@ -39,6 +39,10 @@ enum class Center { median, trimmed_mean };
 #define LEVEL_BYTES 16
 #include "lanes.h"
 //
+#include "ahead.h"
+//
+#include "widen.h"
+//
 #include "select_kernels.h"
 //
 #include "aggregate_kernels.h"
@@ -50,6 +54,10 @@ TALLYSTICK_AVX2_BEGIN
 #define LEVEL_BYTES 32
 #include "lanes.h"
 //
+#include "ahead.h"
+//
+#include "widen.h"
+//
 #include "select_kernels.h"
 //
 #include "aggregate_kernels.h"
@@ -60,6 +68,10 @@ TALLYSTICK_AVX512_BEGIN
 #define LEVEL avx512
 #define LEVEL_BYTES 64
 #include "lanes.h"
+//
+#include "ahead.h"
+//
+#include "widen.h"
 //
 #include "select_kernels.h"
 //
@@ -85,21 +97,6 @@ constexpr Variants<decltype(&scalar::majority<T>)> kMajority{TALLYSTICK_VARIANTS
 template <class T>
 constexpr Variants<decltype(&scalar::all_finite<T>)> kAllFinite{TALLYSTICK_VARIANTS(all_finite<T>)};
 constexpr Variants<decltype(&scalar::stream_read)> kStreamRead{TALLYSTICK_VARIANTS(stream_read)};
-
-// Calls body with a value of the type that dtype names.
-template <class Body>
-auto with_type(Dtype dtype, Body body) {
-    switch (dtype) {
-        case Dtype::float64:
-            return body(double{});
-        case Dtype::float16:
-            return body(Half{});
-        case Dtype::bfloat16:
-            return body(Brain{});
-        default:
-            return body(float{});
-    }
-}
 
 // Clients seen with a NaN or infinity, collected from all threads.
 class Suspects {
@@ -265,40 +262,28 @@ MakeColumnKernel majority_kernel(std::size_t n, Dtype dtype) {
     });
 }
 
+static Clients run_rule(const Rows& rows, const ColumnRule& rule, void* out) {
+    return run_columns(rows, out, column_kernels(rule, rows.n, rows.dtype));
+}
+static Clients run_counting(ColumnRule::Kind kind, const Rows& rows, std::size_t f, void* out) {
+    if (f == 0) return mean(rows, nullptr, out);
+    return run_rule(rows, {kind, Middle::mid, f}, out);
+}
+
 Clients median(const Rows& rows, Middle middle, void* out) {
-    return run_columns(rows, out, median_kernel(rows.n, rows.dtype, middle));
+    return run_rule(rows, {ColumnRule::Kind::median, middle, 0}, out);
 }
-
-namespace {
-void check_f(const char* name, std::size_t n, std::size_t f) {
-    if (2 * f >= n)
-        throw std::invalid_argument(std::string(name) + ": 2f < " + std::to_string(n) +
-                                    " clients expected, got f = " + std::to_string(f));
-}
-}  // namespace
-
 Clients trimmed_mean(const Rows& rows, std::size_t f, void* out) {
-    check_f("trimmed_mean", rows.n, f);
-    if (f == 0) return mean(rows, nullptr, out);
-    return run_columns(rows, out, trimmed_mean_kernel(rows.n, rows.dtype, f));
+    return run_counting(ColumnRule::Kind::trimmed_mean, rows, f, out);
 }
-
 Clients meamed(const Rows& rows, std::size_t f, void* out) {
-    if (f >= rows.n)
-        throw std::invalid_argument("meamed: f < " + std::to_string(rows.n) +
-                                    " clients expected, got f = " + std::to_string(f));
-    if (f == 0) return mean(rows, nullptr, out);
-    return run_columns(rows, out, meamed_kernel(rows.n, rows.dtype, f));
+    return run_counting(ColumnRule::Kind::meamed, rows, f, out);
 }
-
 Clients phocas(const Rows& rows, std::size_t f, void* out) {
-    check_f("phocas", rows.n, f);
-    if (f == 0) return mean(rows, nullptr, out);
-    return run_columns(rows, out, phocas_kernel(rows.n, rows.dtype, f));
+    return run_counting(ColumnRule::Kind::phocas, rows, f, out);
 }
-
 Clients majority(const Rows& rows, void* out) {
-    return run_columns(rows, out, majority_kernel(rows.n, rows.dtype));
+    return run_rule(rows, {ColumnRule::Kind::majority, Middle::mid, 0}, out);
 }
 
 Clients nonfinite(const Rows& rows) {

@@ -85,13 +85,6 @@ TALLYSTICK_HD void add_rows(const char* const* rows, std::size_t at, const doubl
     }
 }
 
-// Half a register of values as float64; for floats straight from memory, which saves cutting registers.
-template <class In, std::size_t kHalf>
-TALLYSTICK_HD DoubleVec half_of(FloatVec x, const char* p) {
-    if constexpr (sizeof(In) == 4) return to_double(load<HalfFloatVec>(p + kHalf * kDoubles * sizeof(In)));
-    return to_double(kHalf ? second_half(x) : first_half(x));
-}
-
 template <class T>
 TALLYSTICK_HD T read(const char* p) {
     T x;
@@ -315,7 +308,7 @@ TALLYSTICK_HD bool mean_in_registers(const char* const* rows, std::size_t n, std
                 for (std::size_t k = 0; k < kVectors; ++k, p += kFloats * sizeof(In)) {
                     const FloatVec x = Load<In>::from(p);
                     if constexpr (!kOrdered) m[k] = larger_magnitude(m[k], x);
-                    const DoubleVec u = half_of<In, 0>(x, p), v = half_of<In, 1>(x, p);
+                    const DoubleVec u = load_widened<In>(p), v = load_widened<In>(p + kDoubles * sizeof(In));
                     if constexpr (kWeighted) {
                         s[2 * k] = fused(w, u, s[2 * k]);
                         s[2 * k + 1] = fused(w, v, s[2 * k + 1]);

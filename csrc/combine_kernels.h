@@ -128,7 +128,7 @@ bool combine(const char* const* rows, std::size_t n, std::size_t columns, const 
         finite = round_sums<T>(sums, out + c * sizeof(T)) && finite;
     }
     for (; c < columns; c += kTile) {
-        prefetch_ahead<T>(rows, n, c, kTile);
+        Ahead::share<T>(rows, n, c, kTile).fetch_all();
         Sums<kTile> sums;
         sum_rows<T>(rows, n, c * sizeof(T), weights, sums);
         finite = round_sums<T>(sums, out + c * sizeof(T)) && finite;

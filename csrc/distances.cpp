@@ -10,6 +10,7 @@
 #include "parallel.h"
 #include "rounding.h"
 #include "rows.h"
+#include "typed.h"
 
 namespace tallystick {
 namespace {
@@ -160,16 +161,8 @@ Clients distances(const Rows& rows, std::size_t column, double* part, double* to
         throw std::invalid_argument("distances: column: a multiple of " + std::to_string(kChunkUnit) +
                                     " expected, got " + std::to_string(column));
     if (rows.d() == 0) return {};
-    switch (rows.dtype) {
-        case Dtype::float64:
-            return distances_of<double>(rows, column, part, total);
-        case Dtype::float16:
-            return distances_of<Half>(rows, column, part, total);
-        case Dtype::bfloat16:
-            return distances_of<Brain>(rows, column, part, total);
-        default:
-            return distances_of<float>(rows, column, part, total);
-    }
+    return with_type(rows.dtype,
+                     [&](auto x) { return distances_of<decltype(x)>(rows, column, part, total); });
 }
 
 void distances_finish(std::size_t n, double* part, double* total) {

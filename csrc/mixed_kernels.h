@@ -175,7 +175,7 @@ TALLYSTICK_HD bool mix_by_lists(const char* const* rows, std::size_t column, std
 // is not finite.
 template <class T>
 bool mix(const char* const* rows, std::size_t column, const MixPlan& plan, const MixWork& work, char* tile) {
-    prefetch_ahead<T>(rows, plan.n, column, kTile);
+    Ahead::share<T>(rows, plan.n, column, kTile).fetch_all();
     bool finite = true;
     if (plan.tabled > 0)
         for (std::size_t c = 0; c < kTile; c += kDoubles)

@@ -9,6 +9,7 @@
 #include "hd.h"
 #include "parallel.h"
 #include "rounding.h"
+#include "typed.h"
 
 namespace tallystick {
 namespace {
@@ -53,17 +54,7 @@ Add adder() {
 }
 
 Add adder_of(Dtype dtype) {
-    switch (dtype) {
-        case Dtype::float32:
-            return adder<float>();
-        case Dtype::float64:
-            return adder<double>();
-        case Dtype::float16:
-            return adder<Half>();
-        case Dtype::bfloat16:
-            return adder<Brain>();
-    }
-    return nullptr;
+    return with_type(dtype, [](auto x) { return adder<decltype(x)>(); });
 }
 
 MeanScale scale_of(const double* weights, std::size_t n) {
@@ -142,17 +133,7 @@ std::size_t running_mean_finish(const RunningSums& sums, std::size_t d, const do
                                 Dtype dtype, void* out) {
     const MeanScale scale = scale_of(weights, n);
     auto* to = static_cast<char*>(out);
-    switch (dtype) {
-        case Dtype::float32:
-            return finish<float>(sums, d, scale, to);
-        case Dtype::float64:
-            return finish<double>(sums, d, scale, to);
-        case Dtype::float16:
-            return finish<Half>(sums, d, scale, to);
-        case Dtype::bfloat16:
-            return finish<Brain>(sums, d, scale, to);
-    }
-    return d;
+    return with_type(dtype, [&](auto x) { return finish<decltype(x)>(sums, d, scale, to); });
 }
 
 }  // namespace tallystick

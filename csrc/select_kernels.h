@@ -1,5 +1,5 @@
 // Selection of ranks, column by column, of rows that stand apart. Included once per CPU level, in its region,
-// after lanes.h.
+// after lanes.h and ahead.h.
 //
 // Floats are compared as integers of the same order: every unit compares those, at twice the rate. Rows are
 // sorted sixteen at a time in registers; more of them are merged in an L1 tile, by bitonic networks that keep
@@ -95,39 +95,6 @@ template <class T>
 using VecOf = typename Order<T>::Vec;
 template <class T>
 using WatchOf = typename Order<T>::Watch;
-
-// Rows are prefetched into L2 a stretch of bytes ahead, and there row by row: memory then sees long
-// sequential reads. A kernel that works on columns [c, c + width) fetches its share of the rows, a few lines
-// now and then.
-constexpr std::size_t kAhead = 2048;
-struct Ahead {
-    const char* const* row;
-    const char* const* last;
-    std::size_t offset, stretch_end;
-
-    template <class T>
-    static TALLYSTICK_HD Ahead share(const char* const* rows, std::size_t n, std::size_t c,
-                                     std::size_t width) {
-        const std::size_t at = c * sizeof(T), start = at / kAhead * kAhead;
-        return {rows + n * (at - start) / kAhead, rows + n * (at - start + width * sizeof(T)) / kAhead,
-                start + kAhead, start + 2 * kAhead};
-    }
-    TALLYSTICK_HD void fetch_all() const {
-        for (const char* const* r = row; r < last; ++r)
-            for (std::size_t b = 0; b < kAhead; b += 64) __builtin_prefetch(*r + offset + b, 0, 2);
-    }
-    TALLYSTICK_HD std::size_t lines() const { return static_cast<std::size_t>(last - row) * (kAhead / 64); }
-    TALLYSTICK_HD void fetch(std::size_t lines) {
-        for (; lines > 0 && row < last; --lines) {
-            __builtin_prefetch(*row + offset, 0, 2);
-            offset += 64;
-            if (offset == stretch_end) {
-                offset -= kAhead;
-                ++row;
-            }
-        }
-    }
-};
 
 // Of tile rows: not a power of two, so that they fall into different cache sets.
 template <class T>
