@@ -35,54 +35,8 @@ struct Pending {
 // What nearest_mean measures distance from.
 enum class Center { median, trimmed_mean };
 
-#define LEVEL scalar
-#define LEVEL_BYTES 16
-#include "lanes.h"
-//
-#include "ahead.h"
-//
-#include "widen.h"
-//
-#include "select_kernels.h"
-//
-#include "aggregate_kernels.h"
-#undef LEVEL
-#undef LEVEL_BYTES
-#if TALLYSTICK_X86
-TALLYSTICK_AVX2_BEGIN
-#define LEVEL avx2
-#define LEVEL_BYTES 32
-#include "lanes.h"
-//
-#include "ahead.h"
-//
-#include "widen.h"
-//
-#include "select_kernels.h"
-//
-#include "aggregate_kernels.h"
-#undef LEVEL
-#undef LEVEL_BYTES
-TALLYSTICK_TARGET_END
-TALLYSTICK_AVX512_BEGIN
-#define LEVEL avx512
-#define LEVEL_BYTES 64
-#include "lanes.h"
-//
-#include "ahead.h"
-//
-#include "widen.h"
-//
-#include "select_kernels.h"
-//
-#include "aggregate_kernels.h"
-#undef LEVEL
-#undef LEVEL_BYTES
-TALLYSTICK_TARGET_END
-#define TALLYSTICK_VARIANTS(name) {&scalar::name, &avx2::name, &avx512::name}
-#else
-#define TALLYSTICK_VARIANTS(name) {&scalar::name, nullptr, nullptr}
-#endif
+#define TALLYSTICK_KERNELS "aggregate_kernels.h"
+#include "levels.h"
 
 template <class T>
 constexpr Variants<decltype(&scalar::mean<T>)> kMean{TALLYSTICK_VARIANTS(mean<T>)};

@@ -1,7 +1,15 @@
-// Loops of mean, median and trimmed mean. Included once per CPU level, in its region, after lanes.h.
+// Loops of the rules of aggregate.h. By levels.h.
 //   rows     n addresses of the first of `columns` values; columns is a multiple of kTile
 //   out      room for as many results
 //   returns  false if a value was NaN or infinite: the caller finds out whose; out is unspecified there
+#include "lanes.h"
+//
+#include "ahead.h"
+//
+#include "widen.h"
+//
+#include "select_kernels.h"
+
 namespace LEVEL {
 
 constexpr std::size_t kFewRows = 16;

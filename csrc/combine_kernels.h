@@ -1,5 +1,10 @@
-// Loops of combine. Included once per CPU level, in its region, after lanes.h, ahead.h and
-// widen.h.
+// Loops of combine. By levels.h.
+#include "lanes.h"
+//
+#include "ahead.h"
+//
+#include "widen.h"
+
 namespace LEVEL {
 
 constexpr std::size_t kFewRows = 16, kAtOnce = 8;

@@ -19,36 +19,8 @@ constexpr std::size_t kLanes = 16;
 constexpr std::size_t kPackedStride =
     kDistanceBlock + 16;  // not a power of two: rows fall into different cache sets
 
-#define LEVEL scalar
-#define LEVEL_BYTES 16
-#include "lanes.h"
-//
-#include "distances_kernels.h"
-#undef LEVEL
-#undef LEVEL_BYTES
-#if TALLYSTICK_X86
-TALLYSTICK_AVX2_BEGIN
-#define LEVEL avx2
-#define LEVEL_BYTES 32
-#include "lanes.h"
-//
-#include "distances_kernels.h"
-#undef LEVEL
-#undef LEVEL_BYTES
-TALLYSTICK_TARGET_END
-TALLYSTICK_AVX512_BEGIN
-#define LEVEL avx512
-#define LEVEL_BYTES 64
-#include "lanes.h"
-//
-#include "distances_kernels.h"
-#undef LEVEL
-#undef LEVEL_BYTES
-TALLYSTICK_TARGET_END
-#define TALLYSTICK_VARIANTS(name) {&scalar::name, &avx2::name, &avx512::name}
-#else
-#define TALLYSTICK_VARIANTS(name) {&scalar::name, nullptr, nullptr}
-#endif
+#define TALLYSTICK_KERNELS "distances_kernels.h"
+#include "levels.h"
 
 template <class T>
 constexpr Variants<decltype(&scalar::pack<T>)> kPack{TALLYSTICK_VARIANTS(pack<T>)};

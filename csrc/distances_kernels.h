@@ -1,4 +1,6 @@
-// Loops of distances. Included once per CPU level, in its region, after lanes.h.
+// Loops of distances. By levels.h.
+#include "lanes.h"
+
 namespace LEVEL {
 
 constexpr std::size_t kSquare = kBytes == 64   ? 5

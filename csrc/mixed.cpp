@@ -16,45 +16,8 @@ namespace {
 
 constexpr std::size_t kTile = 64;  // columns
 
-#define LEVEL scalar
-#define LEVEL_BYTES 16
-#include "lanes.h"
-//
-#include "ahead.h"
-#include "widen.h"
-//
-#include "mixed_kernels.h"
-#undef LEVEL
-#undef LEVEL_BYTES
-#if TALLYSTICK_X86
-TALLYSTICK_AVX2_BEGIN
-#define LEVEL avx2
-#define LEVEL_BYTES 32
-#include "lanes.h"
-//
-#include "ahead.h"
-#include "widen.h"
-//
-#include "mixed_kernels.h"
-#undef LEVEL
-#undef LEVEL_BYTES
-TALLYSTICK_TARGET_END
-TALLYSTICK_AVX512_BEGIN
-#define LEVEL avx512
-#define LEVEL_BYTES 64
-#include "lanes.h"
-//
-#include "ahead.h"
-#include "widen.h"
-//
-#include "mixed_kernels.h"
-#undef LEVEL
-#undef LEVEL_BYTES
-TALLYSTICK_TARGET_END
-#define TALLYSTICK_VARIANTS(name) {&scalar::name, &avx2::name, &avx512::name}
-#else
-#define TALLYSTICK_VARIANTS(name) {&scalar::name, nullptr, nullptr}
-#endif
+#define TALLYSTICK_KERNELS "mixed_kernels.h"
+#include "levels.h"
 
 template <class T>
 constexpr Variants<decltype(&scalar::mix<T>)> kMix{TALLYSTICK_VARIANTS(mix<T>)};

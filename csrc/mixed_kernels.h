@@ -1,5 +1,10 @@
-// Loops of mixed: tiles of virtual clients. Included once per CPU level, in its region, after lanes.h,
-// ahead.h and combine_kernels.h (load_widened).
+// Loops of mixed: tiles of virtual clients. By levels.h.
+#include "lanes.h"
+//
+#include "ahead.h"
+//
+#include "widen.h"
+
 namespace LEVEL {
 
 // Values y beyond the format, or lost by overflow, become its largest value of their sign (a NaN: positive).

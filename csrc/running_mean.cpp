@@ -27,29 +27,14 @@ TALLYSTICK_HD double outside<double>(double product, double value) {
     return inside ? 0 : std::numeric_limits<double>::infinity();
 }
 
-#define LEVEL scalar
-#include "running_mean_kernels.h"
-#if TALLYSTICK_X86
-TALLYSTICK_AVX2_BEGIN
-#define LEVEL avx2
-#include "running_mean_kernels.h"
-TALLYSTICK_TARGET_END
-TALLYSTICK_AVX512_BEGIN
-#define LEVEL avx512
-#include "running_mean_kernels.h"
-TALLYSTICK_TARGET_END
-#endif
+#define TALLYSTICK_KERNELS "running_mean_kernels.h"
+#include "levels.h"
 
 using Add = bool (*)(const char*, double, std::size_t, double*, double*, double*);
 
 template <class In>
 Add adder() {
-#if TALLYSTICK_X86
-    constexpr Variants<Add> variants{
-        {&scalar::running_add<In>, &avx2::running_add<In>, &avx512::running_add<In>}};
-#else
-    constexpr Variants<Add> variants{{&scalar::running_add<In>, nullptr, nullptr}};
-#endif
+    constexpr Variants<Add> variants{TALLYSTICK_VARIANTS(running_add<In>)};
     return *variants;
 }
 

@@ -1,4 +1,4 @@
-// Loop of running_mean_add. Included once per CPU level, in its region.
+// Loop of running_mean_add. By levels.h.
 namespace LEVEL {
 
 // In: format of the values, at any byte address.
