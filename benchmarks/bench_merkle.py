@@ -53,11 +53,8 @@ ROOT_OF_CHUNKS, ROOT_OF_LEAVES = chunks_by_hashlib(), leaves_by_hashlib()
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    before = ts.num_threads()
-    ts.set_num_threads(1)
+def kernel_by_dispatch():
     yield
-    ts.set_num_threads(before)
     _core.sha256_force("")
 
 

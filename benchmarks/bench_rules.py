@@ -7,20 +7,17 @@ Gaussian float32 rows, f = n / 5 (bulyan: (n - 3) / 4). Run: pytest benchmarks/b
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
 import reference
 import tallystick as ts
-from tallystick import _core
+from yardstick import best_of, read_time
 
-PARAMETERS, CHECKED = 10**6, 128
-CLIENTS = [int(n) for n in os.environ.get("BENCH_CLIENTS", "10,50,100").split(",")]
+CHECKED = 128  # columns compared with the exact oracle
 COLUMN_RULES = ["median", "trimmed_mean(f={f})", "meamed(f={f})", "phocas(f={f})", "majority"]
 DISTANCE_RULES = [
     "krum(f={f})",
@@ -40,33 +37,6 @@ DISTANCE_RULES = [
     "bucketing(s=2) | median",
 ]
 FEW_CLIENTS = ["mda(f={f})", "smea(f={f})"]  # they search subsets: for few clients
-
-
-@pytest.fixture(params=CLIENTS, scope="module")
-def rows(request):
-    n = request.param
-    return np.random.default_rng(n).standard_normal((n, PARAMETERS), dtype=np.float32)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = ts.num_threads()
-    ts.set_num_threads(1)
-    yield
-    ts.set_num_threads(threads)
-
-
-def best_of(run, repeats):
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
-def read_time(rows):
-    return best_of(lambda: _core.stream_read(rows.ctypes.data, rows.nbytes), 5)
 
 
 def measure(benchmark, rows, run, beyond=None):
@@ -90,7 +60,7 @@ def text_for(text, n):
 @pytest.mark.benchmark(group="column rules")
 @pytest.mark.parametrize("text", COLUMN_RULES)
 def bench_column_rules(benchmark, text, rows):
-    n, out = len(rows), np.empty(PARAMETERS, np.float32)
+    n, out = len(rows), np.empty(rows.shape[1], np.float32)
     rule = ts.aggregate.rule(text_for(text, n))
     arguments = [n // 5] if "f=" in text else []
     expected = getattr(reference, rule.text.split("(")[0])(rows[:, :CHECKED], *arguments)
@@ -101,7 +71,7 @@ def bench_column_rules(benchmark, text, rows):
 @pytest.mark.benchmark(group="rules on distances")
 @pytest.mark.parametrize("text", [*DISTANCE_RULES, *FEW_CLIENTS])
 def bench_distance_rules(benchmark, text, rows):
-    n, out = len(rows), np.empty(PARAMETERS, np.float32)
+    n, out = len(rows), np.empty(rows.shape[1], np.float32)
     if text in FEW_CLIENTS and n > 10:
         pytest.skip("searches subsets: for few clients")
     rule = ts.aggregate.rule(text_for(text, n))
@@ -118,7 +88,7 @@ def bench_halves(benchmark, dtype, text, rows):
     """extra_info["faster"]: time of float32 over that of the same values in 16 bits."""
     rule = ts.aggregate.rule(text_for(text, len(rows)))
     half = rows.astype(reference.DTYPES[dtype])
-    out, half_out = np.empty(PARAMETERS, np.float32), np.empty(PARAMETERS, half.dtype)
+    out, half_out = np.empty_like(rows[0]), np.empty_like(half[0])
     wide = best_of(lambda: rule(rows, out=out), 3)
     measure(benchmark, half, lambda: rule(half, out=half_out))
     if benchmark.stats:
@@ -131,7 +101,7 @@ def bench_halves(benchmark, dtype, text, rows):
 @pytest.mark.parametrize("shape", ["flat", "500 tensors"])
 def bench_tensors(benchmark, shape, text):
     """Low-rank adapters: 500 tensors of 2000 values in each of 10 updates; open() is part of it."""
-    rows = np.random.default_rng(5).standard_normal((10, PARAMETERS), dtype=np.float32)
+    rows = np.random.default_rng(5).standard_normal((10, 10**6), dtype=np.float32)
     rule = ts.aggregate.rule(text)
     if shape == "flat":
         measure(benchmark, rows, lambda: rule(rows))
