@@ -547,3 +547,20 @@ def test_inputs_need_the_floating_tensors_only(tmp_path):
     for state in ({"w": x[0]}, named[0], {"w": x[0], "more": np.zeros(3)}, path):
         made = A.rule("centered_clipping")(named, state=state)
         np.testing.assert_array_equal(made.value["w"], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean(f=3)", "meamed(f=2)"])
+@pytest.mark.parametrize(
+    ("stage", "apply"),
+    [
+        ("nnm(f=4)", lambda x: A.nnm(x, 4)),
+        ("bucketing(s=3)", lambda x: A.bucketing(x, 3)),
+        ("arc(f=4)", lambda x: A.arc(x, 4)),
+        ("clipping(radius=20)", lambda x: A.clipping(x, 20)),
+    ],
+)
+def test_a_rule_behind_a_stage_sees_the_bits_that_the_stage_returns(stage, apply, rule, dtype):
+    x = np.random.default_rng(3).standard_normal((23, 4999)).astype(reference.DTYPES[dtype])
+    composed = A.rule(f"{stage} | {rule}")(x).value
+    assert composed.tobytes() == A.rule(rule)(apply(x)).value.tobytes()

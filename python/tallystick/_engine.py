@@ -292,17 +292,14 @@ def decide(
 
 
 def mixtures(stage: tuple[str, Parameters], n: int, extra: Sequence[str], table: Floats | None) -> list[Plan]:
-    """Every row that a pre-aggregator makes, as a sum of its own."""
+    """Every row that a pre-aggregator makes, with the bits that a rule behind it sees: a median of one."""
     mixture, spec = _Mixture(table, n, extra), STAGES[stage[0]]
     assert spec.mix is not None
     mixture.mix(*spec.mix(mixture.view(np.ones(n), list(range(n)), None), stage[1]))
-    assert mixture.matrix is not None
-    rows = list(range(n + len(extra)))
-    made = []
-    for weights in mixture.matrix[: mixture.n]:
-        choice = Choice("combine", (), weights)
-        made.append(_plan(choice, None, mixture.n, n, rows, tuple(extra))[0])
-    return made
+    rows, made = list(range(n + len(extra))), Choice("median", tuple(range(mixture.n)), argument="mid")
+    plan, _ = _plan(made, mixture.matrix, mixture.n, n, rows, tuple(extra))
+    assert plan.matrix is not None
+    return [replace(plan, matrix=plan.matrix[k : k + 1]) for k in range(mixture.n)]
 
 
 def _plan(
