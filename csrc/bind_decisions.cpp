@@ -8,6 +8,7 @@
 
 #include "bind.h"
 #include "decisions.h"
+#include "eigen.h"
 #include "random.h"
 
 namespace py = pybind11;

@@ -53,12 +53,8 @@ void weiszfeld(const double* table, std::size_t n, std::size_t start, const doub
 void centered_clipping(const double* table, std::size_t n, std::size_t start, const double* shares,
                        double tau, std::size_t iterations, double* weights, double* scores);
 
-// Largest eigenvalue and its eigenvector (norm 1, largest component positive) of a symmetric n x n matrix,
-// which is overwritten: Householder tridiagonalisation, bisection, inverse iteration; 4/3 n^3 operations.
-double top_eigenpair(double* matrix, std::size_t n, double* vector);
-
 // CAF: weights (sum 1) of rows by repeated down-weighting along the top direction of the weighted covariance.
-// g: Gram matrix about any row. Source: Allouah, Guerraoui, Stephan, NeurIPS 2025.
+// g: Gram matrix about any row. Source: Allouah, Guerraoui, Stephan, ICML 2025.
 void caf(const double* g, std::size_t n, std::size_t f, double* weights);
 
 // SMEA: the n - f rows whose covariance has the least top eigenvalue, the first such subset in lexicographic
