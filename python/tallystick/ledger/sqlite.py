@@ -29,9 +29,7 @@ __all__ = ["SqliteLedger"]
 
 APPLICATION_ID = 0x74616C79  # "taly", in the file's header
 VERSION = 1
-BUSY_S = (
-    60.0  # how long a connection waits for another one's transaction; disks can be slow
-)
+BUSY_S = 60.0  # how long a connection waits for another one's transaction; disks can be slow
 _LENGTH = struct.Struct("<I")
 
 _TABLES = """
