@@ -17,11 +17,25 @@ constexpr std::size_t kStretchBytes = 4096;  // of float rows of a stretch of su
 
 // ---- Weighted mean ----
 
-// Sums of a stretch of columns, and max |x|: float64 sums, or double-double ones of float64 data.
+// |x| of the terms of a sum, as twice their bits. A zero is no term: least knows nothing of it.
+struct Spread {
+    WordVec most = {}, least = WordVec{} - 1u;
+    TALLYSTICK_HD void see(FloatVec x) {
+        const WordVec bits = reinterpret_cast<WordVec>(x), twice = bits + bits;
+        most = larger(most, twice);
+        least = smaller(least, twice - 1u);
+    }
+    TALLYSTICK_HD FloatVec largest() const { return reinterpret_cast<FloatVec>(most >> 1); }
+};
+// Whether a kernel looks at sizes of terms: sums of equal weights and Half are exact without that.
+template <class Out, bool kWeighted>
+constexpr bool kSpread = kWeighted || !__is_same(Out, Half);
+
+// Sums of a stretch of columns: in float64, or double-double with max |x| of float64 data.
 template <class F, std::size_t kColumns>
 struct Sums {
     alignas(64) double high[kColumns];
-    alignas(64) F largest[kColumns];
+    alignas(64) std::uint32_t most[kColumns], least[kColumns];
 };
 template <std::size_t kColumns>
 struct Sums<double, kColumns> {
@@ -38,9 +52,9 @@ TALLYSTICK_HD DoubleVec add(DoubleVec& to, DoubleVec x) {
     return error;
 }
 
-// Many rows: a stretch of sums in L1, to which rows are added four at a time, so that memory sees long
-// sequential reads.  Columns from byte `at` on.
-template <class In, bool kWeighted, std::size_t kRows, std::size_t kColumns>
+// Many rows: a stretch of sums in L1, to which rows are added some at a time, so that memory sees long
+// sequential reads.  Columns from byte `at` on; kFirst: nothing was added before.
+template <class In, bool kWeighted, bool kFirst, std::size_t kRows, std::size_t kColumns>
 TALLYSTICK_HD void add_rows(const char* const* rows, std::size_t at, const double* weights,
                             Sums<float, kColumns>& sums) {
     const char* p[kRows];
@@ -50,13 +64,19 @@ TALLYSTICK_HD void add_rows(const char* const* rows, std::size_t at, const doubl
         if constexpr (kWeighted) w[r] = splat(weights[r]);
     }
     for (std::size_t c = 0; c < kColumns; c += kFloats) {
-        DoubleVec a = load<DoubleVec>(sums.high + c), b = load<DoubleVec>(sums.high + c + kDoubles);
-        FloatVec m = load<FloatVec>(sums.largest + c);
-#pragma GCC unroll 4
+        DoubleVec a = {}, b = {};
+        Spread spread;
+        if constexpr (!kFirst) {
+            a = load<DoubleVec>(sums.high + c);
+            b = load<DoubleVec>(sums.high + c + kDoubles);
+            if constexpr (kSpread<In, kWeighted>) spread.most = load<WordVec>(sums.most + c);
+            if constexpr (kSpread<In, kWeighted> && !kWeighted) spread.least = load<WordVec>(sums.least + c);
+        }
+#pragma GCC unroll 8
         for (std::size_t r = 0; r < kRows; ++r) {
             const FloatVec x = Load<In>::from(p[r] + c * sizeof(In));
             __builtin_prefetch(p[r] + c * sizeof(In) + kStretchBytes, 0, 2);
-            m = larger_magnitude(m, x);
+            spread.see(x);
             if constexpr (kWeighted) {
                 a = fused(w[r], to_double(first_half(x)), a);
                 b = fused(w[r], to_double(second_half(x)), b);
@@ -67,7 +87,8 @@ TALLYSTICK_HD void add_rows(const char* const* rows, std::size_t at, const doubl
         }
         store(sums.high + c, a);
         store(sums.high + c + kDoubles, b);
-        store(sums.largest + c, m);
+        if constexpr (kSpread<In, kWeighted>) store(sums.most + c, spread.most);
+        if constexpr (kSpread<In, kWeighted> && !kWeighted) store(sums.least + c, spread.least);
     }
 }
 template <class In, bool kWeighted, std::size_t kRows, std::size_t kColumns>
@@ -205,19 +226,15 @@ TALLYSTICK_HD bool settle(double high, double low, double largest, const MeanSca
     return (largest == 0) | (in_range<double>(largest) & (b.low == b.high));
 }
 
-// What certify() in exact.h does, for a register of floats: their sums, max |x|, and, of equal weights, min
-// |x| (0: unknown).
-struct SumVec {
-    DoubleVec first, second;
-    FloatVec largest, smallest;
-};
-// What certify() in exact.h does: the results to out; bit j is set where that of column j is open.
+// What certify() in exact.h does, for a register of columns: the results to out; bit j is set where that of
+// column j is open.
 template <class Out>
-TALLYSTICK_HD std::uint64_t certify(const SumVec& sum, const MeanScale& scale, char* out) {
+TALLYSTICK_HD std::uint64_t certify(DoubleVec first, DoubleVec second, FloatVec largest,
+                                    const MeanScale& scale, char* out) {
     const DoubleVec inverse = splat(scale.inverse), step = splat(scale.step), tiny = splat(kTiny);
-    const DoubleVec p = sum.first * inverse, q = sum.second * inverse;
-    const DoubleVec d = fused(to_double(first_half(sum.largest)), step, tiny);
-    const DoubleVec e = fused(to_double(second_half(sum.largest)), step, tiny);
+    const DoubleVec p = first * inverse, q = second * inverse;
+    const DoubleVec d = fused(to_double(first_half(largest)), step, tiny);
+    const DoubleVec e = fused(to_double(second_half(largest)), step, tiny);
     if constexpr (__is_same(Out, float)) {
         const FloatVec low = join(to_float(p - d), to_float(q - e));
         store(out, low + 0.0f);
@@ -232,96 +249,94 @@ TALLYSTICK_HD std::uint64_t certify(const SumVec& sum, const MeanScale& scale, c
     }
 }
 
-// Sums of n equal weights that are exact, and whose means are exact too: those, and all ones for them. They
-// are what tier 1 cannot settle where a mean lies just between two values.
+// Of n equal weights. Sums in float64 are exact if all terms are multiples of some 2^q and n of the largest
+// are below 2^(q + 53): known from their spread. Rounding s / n to float64 then brings it onto no midpoint m
+// of the format's neighbours: s - n m is a multiple of an ulp of s, and that is more than n times half an ulp
+// of m. So rounding again gives what rounding once does, ties included.
+struct EqualWeights {
+    DoubleVec total, inverse;
+    std::uint32_t limit;  // of Spread: most - least
+};
 template <class Out>
-TALLYSTICK_HD void settle_exact(const SumVec& sum, std::size_t n, double total, char* out,
-                                std::uint64_t* settled) {
-    const DoubleVec divisor = splat(total), p = sum.first / divisor, q = sum.second / divisor;
-    const HalfFloatVec u = to_float(p), v = to_float(q);
-    const double from = exact_from(n);
-    const auto is_exact = [&](DoubleVec s, DoubleVec mean, HalfFloatVec near, HalfFloatVec largest,
-                              HalfFloatVec least) {
-        const DoubleVec m = to_double(largest), l = to_double(least);
-        auto exact = (fused(-mean, divisor, s) == 0) & (l > 0) & (l >= m * from);
-        if constexpr (sizeof(Out) == 2) exact &= to_double(near) == mean;  // else it would be rounded twice
-        return exact;
-    };
-    store(settled, is_exact(sum.first, p, u, first_half(sum.largest), first_half(sum.smallest)));
-    store(settled + kDoubles,
-          is_exact(sum.second, q, v, second_half(sum.largest), second_half(sum.smallest)));
-    if constexpr (sizeof(Out) == 2) {
-        store(out, narrow_short<Out>(join(u, v)));
+TALLYSTICK_HD EqualWeights equal_weights(std::size_t n, const MeanScale& scale) {
+    constexpr std::uint32_t kDigits = __is_same(Out, float) ? 24 : 8;
+    const auto bits = static_cast<std::uint32_t>(64 - __builtin_clzll(n));
+    std::uint32_t limit = (53 - kDigits - bits - 1) << 24;           // - 1: bits are no logarithm, but nearly
+    if constexpr (!kSpread<Out, false>) limit = n > 8192 ? 0 : ~0u;  // multiples of 2^-24 below 2^16
+    return {splat(scale.total), splat(scale.inverse), limit};
+}
+TALLYSTICK_HD DoubleVec ratio(DoubleVec sum, const EqualWeights& e) {
+    const DoubleVec q = sum * e.inverse;
+    return fused(fused(-q, e.total, sum), e.inverse, q);  // Markstein: 2e-16 of an ulp from s / n, rounded
+}
+// The means to out; a lane is not 0 where the sum may be inexact, or the format's denormals are reached.
+template <class Out>
+TALLYSTICK_HD WordVec divide_exact(DoubleVec first, DoubleVec second, const Spread& spread,
+                                   const EqualWeights& e, char* out) {
+    const DoubleVec p = ratio(first, e), q = ratio(second, e);
+    auto wide = spread.most - spread.least >= e.limit;
+    if constexpr (__is_same(Out, float)) {
+        store(out, join(to_float(p), to_float(q)) + 0.0f);
     } else {
-        store(out, join(u, v) + 0.0f);
+        const FloatVec near = join(to_float(to_odd(p)), to_float(to_odd(q)));
+        store(out, narrow_short<Out>(near));
+        const WordVec size = reinterpret_cast<WordVec>(magnitude(near));
+        if constexpr (__is_same(Out, Brain)) wide |= size - 1u < 0x007fffffu;
     }
+    return reinterpret_cast<WordVec>(wide);
 }
 
-// Columns that tier 1 leaves open: bit j of `open` is the one at rows[i] + at + j values. Of equal weights, a
-// tie is settled here where the sum is exact.
+// A register's worth of columns at rows[i] + at, whatever their terms: settled, or put into pending.
 template <class In, class Out, bool kWeighted>
-__attribute__((noinline)) void settle_open(std::uint64_t open, const SumVec& sum, const char* const* rows,
-                                           std::size_t n, std::size_t at, const MeanArguments& a, char* out,
-                                           Pending<float>& pending) {
+__attribute__((noinline)) void settle_any(const char* const* rows, std::size_t n, std::size_t at,
+                                          const MeanArguments& a, char* out, Pending<float>& pending) {
+    DoubleVec first = {}, second = {};
+    Spread spread;
+    for (std::size_t i = 0; i < n; ++i) {
+        const FloatVec x = Load<In>::from(rows[i] + at);
+        const DoubleVec w = splat(kWeighted ? a.weights[i] : 1.0);
+        first = fused(w, to_double(first_half(x)), first);
+        second = fused(w, to_double(second_half(x)), second);
+        spread.see(x);
+    }
+    std::uint64_t open = certify<Out>(first, second, spread.largest(), a.scale, out);
     alignas(64) double sums[kFloats];
-    alignas(64) float largest[kFloats], smallest[kFloats];
-    alignas(64) std::uint64_t settled[kFloats] = {};
-    Out exact[kFloats] = {};
-    store(sums, sum.first);
-    store(sums + kDoubles, sum.second);
-    store(largest, sum.largest);
-    store(smallest, sum.smallest);
-    if constexpr (!kWeighted && sizeof(Out) == 2)  // ties are many there; of floats one at a time is cheaper
-        settle_exact<Out>(sum, n, a.scale.total, reinterpret_cast<char*>(exact), settled);
+    alignas(64) float largest[kFloats];
+    store(sums, first);
+    store(sums + kDoubles, second);
+    store(largest, spread.largest());
     for (; open; open &= open - 1) {
         const auto j = static_cast<std::size_t>(__builtin_ctzll(open));
-        const double most = static_cast<double>(largest[j]), least = static_cast<double>(smallest[j]);
-        char* const to = out + j * sizeof(Out);
-        if (settled[j]) {
-            __builtin_memcpy(to, exact + j, sizeof(Out));
-        } else if (!kWeighted && least > 0 && least >= most * exact_from(n)) {
-            const Out result = narrow_ratio<Out>(sums[j], a.scale.total);
-            __builtin_memcpy(to, &result, sizeof result);
-        } else {
-            postpone<In, Out>(rows, n, at + j * sizeof(In), to, sums[j], most, a, pending);
-        }
+        postpone<In, Out>(rows, n, at + j * sizeof(In), out + j * sizeof(Out), sums[j],
+                          static_cast<double>(largest[j]), a, pending);
     }
 }
 
 // Means of few rows of floats, or of rows in L1, with all that belongs to some columns in registers.
-// kOrdered: the first and the last row bound the others.
-template <class In, class Out, bool kWeighted, bool kOrdered>
+template <class In, class Out, bool kWeighted>
 TALLYSTICK_HD bool mean_in_registers(const char* const* rows, std::size_t n, std::size_t at,
                                      std::size_t columns, const MeanArguments& a, char* out,
                                      Pending<float>& pending) {
     constexpr std::size_t kMost = kBytes == 64 ? 4 : 2;  // as many vectors as there are registers for
     FiniteCheck<double> check;
-    struct Open {
-        SumVec sum;
-        std::uint64_t open;
-        std::size_t column;
-    } late[kTile / kFloats];
-    std::size_t count = 0;
+    const EqualWeights equal = equal_weights<Out>(n, a.scale);
+    WordVec open = {};
     for (std::size_t c = 0; c < columns;) {
         const auto run = [&]<std::size_t kVectors>() {
             DoubleVec s[2 * kVectors] = {};
-            FloatVec m[kVectors] = {}, least[kVectors] = {};
-            for (std::size_t k = 0; k < kVectors && !kWeighted; ++k)
-                least[k] = magnitude(Load<In>::from(rows[0] + at + (c + k * kFloats) * sizeof(In)));
+            Spread spread[kVectors];
             for (std::size_t i = 0; i < n; ++i) {
                 const char* p = rows[i] + at + c * sizeof(In);
                 DoubleVec w;
                 if constexpr (kWeighted) w = splat(a.weights[i]);
 #pragma GCC unroll 4
                 for (std::size_t k = 0; k < kVectors; ++k, p += kFloats * sizeof(In)) {
-                    const FloatVec x = Load<In>::from(p);
-                    if constexpr (!kOrdered) m[k] = larger_magnitude(m[k], x);
+                    if constexpr (kSpread<Out, kWeighted>) spread[k].see(Load<In>::from(p));
                     const DoubleVec u = load_widened<In>(p), v = load_widened<In>(p + kDoubles * sizeof(In));
                     if constexpr (kWeighted) {
                         s[2 * k] = fused(w, u, s[2 * k]);
                         s[2 * k + 1] = fused(w, v, s[2 * k + 1]);
                     } else {
-                        least[k] = smaller_magnitude(least[k], x);
                         s[2 * k] += u;
                         s[2 * k + 1] += v;
                     }
@@ -329,15 +344,16 @@ TALLYSTICK_HD bool mean_in_registers(const char* const* rows, std::size_t n, std
             }
 #pragma GCC unroll 4
             for (std::size_t k = 0; k < kVectors; ++k) {
-                const std::size_t j = at + (c + k * kFloats) * sizeof(In);
-                if constexpr (kOrdered)
-                    m[k] = larger_magnitude(magnitude(Load<In>::from(rows[0] + j)),
-                                            Load<In>::from(rows[n - 1] + j));
+                char* const to = out + (c + k * kFloats) * sizeof(Out);
                 check.see(s[2 * k]);
                 check.see(s[2 * k + 1]);
-                const SumVec sum{s[2 * k], s[2 * k + 1], m[k], least[k]};
-                const std::uint64_t open = certify<Out>(sum, a.scale, out + (c + k * kFloats) * sizeof(Out));
-                if (open) late[count++] = {sum, open, c + k * kFloats};  // a call here would spill registers
+                if constexpr (kWeighted) {
+                    const std::uint64_t bits =
+                        certify<Out>(s[2 * k], s[2 * k + 1], spread[k].largest(), a.scale, to);
+                    open[0] |= bits != 0;
+                } else {
+                    open |= divide_exact<Out>(s[2 * k], s[2 * k + 1], spread[k], equal, to);
+                }
             }
             c += kVectors * kFloats;
         };
@@ -347,42 +363,57 @@ TALLYSTICK_HD bool mean_in_registers(const char* const* rows, std::size_t n, std
             run.template operator()<1>();
         }
     }
-    for (std::size_t k = 0; k < count; ++k)
-        settle_open<In, Out, kWeighted>(late[k].open, late[k].sum, rows, n, at + late[k].column * sizeof(In),
-                                        a, out + late[k].column * sizeof(Out), pending);
+    if (any(open)) {  // a call in the loop would spill registers
+        for (std::size_t c = 0; c < columns; c += kFloats)
+            settle_any<In, Out, kWeighted>(rows, n, at + c * sizeof(In), a, out + c * sizeof(Out), pending);
+    }
     return check.finite();
 }
 
-// The mean of kColumns columns from byte `at` on.  kOrdered: as in mean_in_registers.
-template <class In, class Out, bool kWeighted, bool kOrdered, std::size_t kColumns, class F>
+// The mean of kColumns columns from byte `at` on.
+template <class In, class Out, bool kWeighted, std::size_t kColumns, class F>
 TALLYSTICK_HD bool mean_stretch(const char* const* rows, std::size_t n, std::size_t at,
                                 const MeanArguments& a, char* out, Pending<F>& pending) {
     if constexpr (kColumns <= kTile && !__is_same(Out, double)) {
-        return mean_in_registers<In, Out, kWeighted, kOrdered>(rows, n, at, kColumns, a, out, pending);
+        return mean_in_registers<In, Out, kWeighted>(rows, n, at, kColumns, a, out, pending);
     } else {
         Sums<F, kColumns> sums;
-        __builtin_memset(&sums, 0, sizeof sums);
         const double* w = a.weights;
         std::size_t i = 0;
-        for (; i + 4 <= n; i += 4, w += kWeighted ? 4 : 0) add_rows<In, kWeighted, 4>(rows + i, at, w, sums);
-        for (; i < n; ++i, w += kWeighted) add_rows<In, kWeighted, 1>(rows + i, at, w, sums);
         FiniteCheck<double> check;
-        for (std::size_t j = 0; j < kColumns; j += kDoubles) check.see(load<DoubleVec>(sums.high + j));
-        const bool finite = check.finite();
-        if constexpr (!__is_same(Out, double)) {
-            for (std::size_t j = 0; j < kColumns && finite; j += kFloats) {
-                const SumVec sum{load<DoubleVec>(sums.high + j),
-                                 load<DoubleVec>(sums.high + j + kDoubles),
-                                 load<FloatVec>(sums.largest + j),
-                                 {}};
+        if constexpr (!__is_same(Out, double)) {  // n > 8
+            add_rows<In, kWeighted, true, 8>(rows, at, w, sums);
+            for (i = 8, w += kWeighted ? 8 : 0; i + 8 <= n; i += 8, w += kWeighted ? 8 : 0)
+                add_rows<In, kWeighted, false, 8>(rows + i, at, w, sums);
+            for (; i + 2 <= n; i += 2, w += kWeighted ? 2 : 0)
+                add_rows<In, kWeighted, false, 2>(rows + i, at, w, sums);
+            if (i < n) add_rows<In, kWeighted, false, 1>(rows + i, at, w, sums);
+            const EqualWeights equal = equal_weights<Out>(n, a.scale);
+            for (std::size_t j = 0; j < kColumns; j += kFloats) {
+                const DoubleVec first = load<DoubleVec>(sums.high + j);
+                const DoubleVec second = load<DoubleVec>(sums.high + j + kDoubles);
+                Spread spread;
+                if constexpr (kSpread<Out, kWeighted>) spread.most = load<WordVec>(sums.most + j);
                 char* const to = out + j * sizeof(Out);
-                const std::uint64_t open = certify<Out>(sum, a.scale, to);
-                if (open)
-                    settle_open<In, Out, kWeighted>(open, sum, rows, n, at + j * sizeof(In), a, to, pending);
+                check.see(first);
+                check.see(second);
+                bool open = false;
+                if constexpr (kWeighted) {
+                    open = certify<Out>(first, second, spread.largest(), a.scale, to) != 0;
+                } else {
+                    if constexpr (kSpread<Out, kWeighted>) spread.least = load<WordVec>(sums.least + j);
+                    open = any(divide_exact<Out>(first, second, spread, equal, to));
+                }
+                if (open) settle_any<In, Out, kWeighted>(rows, n, at + j * sizeof(In), a, to, pending);
             }
         } else {  // sums of float64 may also overflow: go on if not finite
+            __builtin_memset(&sums, 0, sizeof sums);
+            for (; i + 4 <= n; i += 4, w += kWeighted ? 4 : 0)
+                add_rows<In, kWeighted, 4>(rows + i, at, w, sums);
+            for (; i < n; ++i, w += kWeighted) add_rows<In, kWeighted, 1>(rows + i, at, w, sums);
             double results[kColumns];
             bool certain[kColumns];
+            for (std::size_t j = 0; j < kColumns; j += kDoubles) check.see(load<DoubleVec>(sums.high + j));
             for (std::size_t j = 0; j < kColumns; ++j)
                 certain[j] = settle(sums.high[j], sums.low[j], sums.largest[j], a.scale, results[j]);
             __builtin_memcpy(out, results, sizeof results);
@@ -391,7 +422,7 @@ TALLYSTICK_HD bool mean_stretch(const char* const* rows, std::size_t n, std::siz
                     postpone<In, Out>(rows, n, at + j * sizeof(In), out + j * sizeof(Out), sums.high[j],
                                       sums.largest[j], a, pending);
         }
-        return finite;
+        return check.finite();
     }
 }
 
@@ -402,14 +433,14 @@ TALLYSTICK_HD bool mean_any(const char* const* rows, std::size_t n, std::size_t 
     bool finite = true;
     std::size_t c = 0;
     for (; n > kFewRows && c + kStretch <= columns; c += kStretch)
-        finite = mean_stretch<T, T, kWeighted, false, kStretch>(rows, n, c * sizeof(T), a,
-                                                                out + c * sizeof(T), pending) &&
+        finite = mean_stretch<T, T, kWeighted, kStretch>(rows, n, c * sizeof(T), a, out + c * sizeof(T),
+                                                         pending) &&
                  finite;
     for (; c < columns; c += kTile) {
         Ahead::share<T>(rows, n, c, kTile).fetch_all();
-        finite = mean_stretch<T, T, kWeighted, false, kTile>(rows, n, c * sizeof(T), a, out + c * sizeof(T),
-                                                             pending) &&
-                 finite;
+        finite =
+            mean_stretch<T, T, kWeighted, kTile>(rows, n, c * sizeof(T), a, out + c * sizeof(T), pending) &&
+            finite;
     }
     refine<T>(pending, n, a);
     return finite;
@@ -497,11 +528,11 @@ bool trimmed_mean(const char* const* rows, std::size_t columns, const SelectPlan
         select_tile<T>(rows, c, plan, tile, watch);
         char* o = out + c * sizeof(T);
         if (plan.width == 64) {
-            mean_stretch<T, T, false, true, 64>(kept, count, 0, a, o, pending);
+            mean_stretch<T, T, false, 64>(kept, count, 0, a, o, pending);
         } else if (plan.width == 32) {
-            mean_stretch<T, T, false, true, 32>(kept, count, 0, a, o, pending);
+            mean_stretch<T, T, false, 32>(kept, count, 0, a, o, pending);
         } else {
-            mean_stretch<T, T, false, true, 16>(kept, count, 0, a, o, pending);
+            mean_stretch<T, T, false, 16>(kept, count, 0, a, o, pending);
         }
     }
     refine<T>(pending, count, a);
@@ -534,8 +565,8 @@ TALLYSTICK_HD void nearest_mean_tile(F* tile, std::size_t stride, const char* co
     T middle[kWidth];
     F from[kWidth];
     if (center == Center::trimmed_mean) {
-        mean_stretch<F, T, false, true, kWidth>(rows + f, n - 2 * f, 0, trimmed,
-                                                reinterpret_cast<char*>(middle), pending);
+        mean_stretch<F, T, false, kWidth>(rows + f, n - 2 * f, 0, trimmed, reinterpret_cast<char*>(middle),
+                                          pending);
         refine<T>(pending, n - 2 * f, trimmed);
     } else {
         const F* low = tile + (n - 1) / 2 * stride;
@@ -544,7 +575,7 @@ TALLYSTICK_HD void nearest_mean_tile(F* tile, std::size_t stride, const char* co
     }
     for (std::size_t j = 0; j < kWidth; ++j) from[j] = widen(middle[j]);
     keep_nearest(tile, stride, n, f, from, kWidth);
-    mean_stretch<F, T, false, false, kWidth>(rows, n - f, 0, a, out, pending);
+    mean_stretch<F, T, false, kWidth>(rows, n - f, 0, a, out, pending);
 }
 
 template <class T>

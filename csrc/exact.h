@@ -72,9 +72,6 @@ TALLYSTICK_HD bool certify(double sum, double largest, const MeanScale& scale, T
     return same(out, narrow<T>(q + e));
 }
 
-// The sum of n values of at most 24 bits is exact in float64 if none is smaller than this times the largest.
-TALLYSTICK_HD double exact_from(std::size_t n) { return static_cast<double>(n) * 0x1p-29; }
-
 // ---- Tier 2 ----
 
 // The sum is high + low, up to lost.
@@ -142,13 +139,6 @@ TALLYSTICK_HD T narrow_sum(double a, double b) {
 template <>
 TALLYSTICK_HD double narrow_sum<double>(double a, double b) {
     return a + b + 0.0;
-}
-
-// sum / total, both exact, total a whole number: ties of a sum that exact_from() vouches for.
-template <class T>
-TALLYSTICK_HD T narrow_ratio(double sum, double total) {
-    const double q = sum / total;
-    return narrow_sum<T>(q, fused(-q, total, sum) * 0x1p-60);  // only the sign of what is left counts
 }
 
 // The interval as values of T; the mean is certain where they are the same.

@@ -48,6 +48,14 @@ TALLYSTICK_HD FloatVec smaller(FloatVec a, FloatVec b) { return _mm512_min_ps(b,
 TALLYSTICK_HD FloatVec larger(FloatVec a, FloatVec b) { return _mm512_max_ps(a, b); }
 TALLYSTICK_HD DoubleVec smaller(DoubleVec a, DoubleVec b) { return _mm512_min_pd(b, a); }
 TALLYSTICK_HD DoubleVec larger(DoubleVec a, DoubleVec b) { return _mm512_max_pd(a, b); }
+TALLYSTICK_HD WordVec smaller(WordVec a, WordVec b) {
+    return reinterpret_cast<WordVec>(
+        _mm512_min_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+}
+TALLYSTICK_HD WordVec larger(WordVec a, WordVec b) {
+    return reinterpret_cast<WordVec>(
+        _mm512_max_epu32(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+}
 TALLYSTICK_HD FloatVec fused(FloatVec a, FloatVec b, FloatVec c) { return _mm512_fmadd_ps(a, b, c); }
 TALLYSTICK_HD DoubleVec fused(DoubleVec a, DoubleVec b, DoubleVec c) { return _mm512_fmadd_pd(a, b, c); }
 TALLYSTICK_HD FloatVec widen_halves(const void* p) {
@@ -68,6 +76,14 @@ TALLYSTICK_HD FloatVec smaller(FloatVec a, FloatVec b) { return _mm256_min_ps(b,
 TALLYSTICK_HD FloatVec larger(FloatVec a, FloatVec b) { return _mm256_max_ps(a, b); }
 TALLYSTICK_HD DoubleVec smaller(DoubleVec a, DoubleVec b) { return _mm256_min_pd(b, a); }
 TALLYSTICK_HD DoubleVec larger(DoubleVec a, DoubleVec b) { return _mm256_max_pd(a, b); }
+TALLYSTICK_HD WordVec smaller(WordVec a, WordVec b) {
+    return reinterpret_cast<WordVec>(
+        _mm256_min_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+}
+TALLYSTICK_HD WordVec larger(WordVec a, WordVec b) {
+    return reinterpret_cast<WordVec>(
+        _mm256_max_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+}
 TALLYSTICK_HD FloatVec fused(FloatVec a, FloatVec b, FloatVec c) { return _mm256_fmadd_ps(a, b, c); }
 TALLYSTICK_HD DoubleVec fused(DoubleVec a, DoubleVec b, DoubleVec c) { return _mm256_fmadd_pd(a, b, c); }
 TALLYSTICK_HD FloatVec widen_halves(const void* p) {
@@ -86,6 +102,8 @@ TALLYSTICK_HD FloatVec smaller(FloatVec a, FloatVec b) { return b < a ? b : a; }
 TALLYSTICK_HD FloatVec larger(FloatVec a, FloatVec b) { return b < a ? a : b; }
 TALLYSTICK_HD DoubleVec smaller(DoubleVec a, DoubleVec b) { return b < a ? b : a; }
 TALLYSTICK_HD DoubleVec larger(DoubleVec a, DoubleVec b) { return b < a ? a : b; }
+TALLYSTICK_HD WordVec smaller(WordVec a, WordVec b) { return b < a ? b : a; }
+TALLYSTICK_HD WordVec larger(WordVec a, WordVec b) { return b < a ? a : b; }
 // The same bits as an FMA unit, without one: the product of floats is exact in double, the sum is cut "to
 // odd" there, and rounding that to float is rounding the exact value. Infinities pass through.
 TALLYSTICK_HD float fused(float a, float b, float c) {
@@ -145,15 +163,26 @@ TALLYSTICK_HD FloatVec magnitude(FloatVec v) {
 TALLYSTICK_HD DoubleVec magnitude(DoubleVec v) {
     return reinterpret_cast<DoubleVec>(reinterpret_cast<LongVec>(v) & ~(std::uint64_t{1} << 63));
 }
-// The larger, the smaller of m >= 0 and |x|; unspecified for a NaN.
-#if LEVEL_BYTES == 64
-TALLYSTICK_HD FloatVec larger_magnitude(FloatVec m, FloatVec x) { return _mm512_range_ps(m, x, 0xb); }
-TALLYSTICK_HD FloatVec smaller_magnitude(FloatVec m, FloatVec x) { return _mm512_range_ps(m, x, 0xa); }
-#else
-TALLYSTICK_HD FloatVec larger_magnitude(FloatVec m, FloatVec x) { return larger(m, magnitude(x)); }
-TALLYSTICK_HD FloatVec smaller_magnitude(FloatVec m, FloatVec x) { return smaller(m, magnitude(x)); }
-#endif
 TALLYSTICK_HD DoubleVec splat(double x) { return x - DoubleVec{}; }
+
+// Whether any lane is not 0.
+TALLYSTICK_HD bool any(WordVec v) {
+#if LEVEL_BYTES == 64
+    return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(v), reinterpret_cast<__m512i>(v)) != 0;
+#elif LEVEL_BYTES == 32
+    return !_mm256_testz_si256(reinterpret_cast<__m256i>(v), reinterpret_cast<__m256i>(v));
+#else
+    const LongVec halves = reinterpret_cast<LongVec>(v);
+    return (halves[0] | halves[1]) != 0;
+#endif
+}
+
+// To the 24 bits of a float "to odd" (rounding.h), for values that are not denormal there.
+TALLYSTICK_HD DoubleVec to_odd(DoubleVec x) {
+    const LongVec bits = reinterpret_cast<LongVec>(x);
+    const LongVec cut = LongVec{} + 0x1fffffffu;
+    return reinterpret_cast<DoubleVec>((bits | ((bits & cut) + cut)) & ~cut);
+}
 
 // To Half or Brain: to nearest, ties to even, a zero is +0.
 template <class T>

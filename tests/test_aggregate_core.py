@@ -282,14 +282,46 @@ def test_ties_of_exact_sums_are_settled_in_the_first_tier(level):
     assert counts == (0, 0)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_other_ties_are_settled_in_the_second_tier(level, dtype):
-    # A quarter of 4 + 2 ulp; the zeros hide from tier 1 that the sum is exact.
-    values = np.array([[2.0], [2 + reference.ulp(2.0, dtype)], [0], [0]])
+# What hides from the first tier that the sum is exact: nothing of float16, whose sums always are.
+@pytest.mark.parametrize(
+    "dtype, hiding, redone_by",
+    [("float16", 2.0**-24, 0), ("bfloat16", 2.0**-60, 64), ("float32", 2.0**-60, 64), ("float64", 0.0, 64)],
+)
+def test_other_ties_are_settled_in_the_second_tier(level, dtype, hiding, redone_by):
+    # A quarter of 4 + 2 ulp.
+    values = np.array([[2.0], [2 + reference.ulp(2.0, dtype)], [hiding], [-hiding]])
     rows = np.repeat(values, 64, axis=1).astype(reference.DTYPES[dtype])
     result, (second, third) = redone(lambda: Placed(rows).mean())
     same_bits(result, np.ones(64, rows.dtype))
-    assert (second, third) == (64, 0)
+    assert (second, third) == (redone_by, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("n", [2, 6, 16, 17, 48, 50, 130])
+def test_ties_among_zeros_are_settled_in_the_first_tier(level, dtype, n):
+    # Means halfway between two neighbours, of values above and below.
+    half = n // 2
+    low = 1 + np.arange(64) * reference.ulp(1.0, dtype)
+    values = np.concatenate([np.tile(2 * low, (half, 1)), np.zeros((n - half, 64))])
+    values[half] = n * reference.ulp(1.0, dtype) / 2
+    rows = values.astype(reference.DTYPES[dtype])
+    result, counts = redone(lambda: Placed(rows).mean())
+    same_bits(result, reference.weighted_mean(rows))
+    assert counts == (0, 0)
+
+
+def test_float16_sums_of_many_clients_are_not_taken_for_exact(level):
+    rows = np.full((8200, 64), 65504, np.float16)
+    rows[::3] = 2.0**-24
+    rows[1] = 1
+    same_bits(Placed(rows).mean(), reference.weighted_mean(rows))
+
+
+@pytest.mark.parametrize("n", [1, 3, 10, 17])
+def test_bfloat16_means_among_denormals(level, n):
+    rng = np.random.default_rng(n)
+    rows = (rng.integers(-300, 300, (n, 256)) * 2.0**-133).astype(reference.DTYPES["bfloat16"])
+    same_bits(Placed(rows).mean(), reference.weighted_mean(rows))
 
 
 @pytest.mark.parametrize("sign", [1, -1])
