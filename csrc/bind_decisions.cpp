@@ -9,6 +9,7 @@
 #include "bind.h"
 #include "decisions.h"
 #include "eigen.h"
+#include "parallel.h"
 #include "random.h"
 
 namespace py = pybind11;
@@ -141,7 +142,9 @@ void py_normals(std::uint64_t seed, std::uint64_t stream, std::uint64_t first, V
     double* to = out.mutable_data();
     const auto count = static_cast<std::size_t>(out.size());
     const py::gil_scoped_release release;
-    for (std::size_t j = 0; j < count; ++j) to[j] = normal(random_word(seed, stream, first + j));
+    parallel_for(count, 4096, [&](std::size_t lo, std::size_t hi) {
+        for (std::size_t j = lo; j < hi; ++j) to[j] = normal(random_word(seed, stream, first + j));
+    });
 }
 
 // Copies the value at every address to out, one after another.

@@ -128,10 +128,15 @@ class Smea {
         std::iota(removed.begin(), removed.end(), keep_);
         do consider(removed);
         while (previous(removed));
-        return best_rows_;
+        return tied_.empty() ? best_rows_ : tied_.front().rows;  // empty: the bounds left float64
     }
 
   private:
+    struct Subset {
+        double value;
+        Indices rows;
+    };
+
     // The main directions of all rows; then a good subset soon: the first one, and the one left when the row
     // farthest along the top direction leaves, f times.
     void start() {
@@ -163,12 +168,25 @@ class Smea {
         evaluate(rows);
     }
 
-    void evaluate(const Indices& rows) {
+    double evaluate(const Indices& rows) {
         centre(g_, n_, rows, matrix_.data());
         const double value = top_eigenpair(matrix_.data(), keep_, vector_.data());
-        if (best_rows_.empty() || value < best_ || (value == best_ && rows < best_rows_))
-            best_ = value, best_rows_ = rows;
+        if (best_rows_.empty() || value < best_) best_ = value, best_rows_ = rows;
         remember(rows);
+        return value;
+    }
+
+    // What a subset's eigenvalue must not exceed to matter: after one that ties with the least, only a lower
+    // one does.
+    double limit() const { return tied_.empty() ? tie() : std::min(tie(), tied_.back().value); }
+    double tie() const { return best_ + kSmeaTie * std::fabs(best_); }
+
+    // Keeps the subset if the answer may be it: tied_ ties with the least, later subsets having lower values.
+    void offer(double value, const Indices& rows) {
+        if (!(value <= limit()) || (!tied_.empty() && value == tied_.back().value)) return;
+        tied_.push_back({value, rows});
+        const auto over = [least = tie()](const Subset& s) { return s.value > least; };
+        tied_.erase(tied_.begin(), std::find_if_not(tied_.begin(), tied_.end(), over));
     }
 
     // Adds the direction sum_k vector_k (x_rows[k] - their mean), made orthogonal to those known: along_
@@ -212,15 +230,15 @@ class Smea {
         }
     }
 
-    // Whether the covariance with these sums spreads more than the best one along some direction: whether
-    // (best + slack) I less it is not positive definite (elimination without square roots, k^3 / 6).
+    // Whether the covariance with these sums spreads beyond the limit along some direction: whether
+    // (limit + slack) I less it is not positive definite (elimination without square roots, k^3 / 6).
     bool ruled_out(const double* sums, double* squares, double slack) const {
         const std::size_t k = directions_;
         for (std::size_t d = 0; d < k; ++d) {
             for (std::size_t e = 0; e <= d; ++e)
                 squares[d * kMost + e] =
                     sums[d] * sums[e] / static_cast<double>(keep_) - squares[d * kMost + e];
-            squares[d * kMost + d] += best_ + slack;
+            squares[d * kMost + d] += limit() + slack;
         }
         for (std::size_t d = 0; d < k; ++d) {
             const double pivot = squares[d * kMost + d];
@@ -247,16 +265,16 @@ class Smea {
             else
                 kept_[at++] = i;
         }
-        if (best_ == 0 && best_rows_ < kept_) return;
+        if (best_ == 0 && !tied_.empty()) return;
         if (1e-12 * trace_ > 1e-9 * best_) {  // far rows were subtracted: their sums without them
             std::fill(sums, sums + kMost, 0.0);
             std::fill(squares, squares + kMost * kMost, 0.0);
             for (const std::size_t i : kept_) add(i, 1, sums, squares);
             double trace = 0;
             for (std::size_t d = 0; d < directions_; ++d) trace += squares[d * kMost + d];
-            if (ruled_out(sums, squares, 1e-12 * trace)) return;
+            if (trace > 0 && ruled_out(sums, squares, 1e-12 * trace)) return;
         }
-        evaluate(kept_);
+        offer(evaluate(kept_), kept_);
     }
 
     // The combination before this one in lexicographic order.
@@ -275,6 +293,7 @@ class Smea {
     const double* g_;
     std::size_t n_, keep_, directions_ = 0;
     Indices kept_, best_rows_;
+    std::vector<Subset> tied_;
     Doubles matrix_, vector_, along_;
     double sums_[kMost] = {}, squares_[kMost * kMost] = {}, trace_ = 0, best_ = kInfinity;
 };

@@ -57,8 +57,10 @@ void centered_clipping(const double* table, std::size_t n, std::size_t start, co
 // g: Gram matrix about any row. Source: Allouah, Guerraoui, Stephan, ICML 2025.
 void caf(const double* g, std::size_t n, std::size_t f, double* weights);
 
-// SMEA: the n - f rows whose covariance has the least top eigenvalue, the first such subset in lexicographic
-// order, ascending. Exact: every subset is either evaluated or ruled out by its spread in a subspace.
+// SMEA: the n - f rows whose covariance has the least top eigenvalue, ascending; the first in lexicographic
+// order of the subsets within kSmeaTie of it (a share of it), as equal ones differ by rounding. Exact: every
+// subset is either evaluated or ruled out by its spread in a subspace.
+constexpr double kSmeaTie = 1e-12;
 Indices smea(const double* g, std::size_t n, std::size_t f);
 
 // (projection of row i, less the mean row, on the top direction of the rows' covariance)^2.
