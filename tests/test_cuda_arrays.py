@@ -7,7 +7,7 @@ import pytest
 
 import device
 import tallystick as ts
-from tallystick.errors import DeviceError
+from tallystick.errors import ArgumentError, DeviceError
 
 pytestmark = pytest.mark.gpu
 
@@ -21,6 +21,16 @@ def test_a_rule_drops_a_device_client_that_is_not_finite():
     outcome = ts.aggregate.rule("trimmed_mean(f=2)")([device.Array(r) for r in rows], out=out)
     assert outcome.rejected == {6: "NaN or infinity"}
     np.testing.assert_array_equal(out.memory.get(), ts.aggregate.trimmed_mean(rows[:6] + rows[7:], 1))
+
+
+def test_device_memory_that_is_read_only_or_an_input_is_no_out():
+    rows, out = [device.Array(r) for r in ROWS], device.Array(np.zeros(1000, np.float32))
+    out.__cuda_array_interface__["data"] = (out.memory.address, True)
+    with pytest.raises(ArgumentError, match="read-only Array"):
+        ts.aggregate.median(rows, out=out)
+    with pytest.raises(ArgumentError, match="shares memory with 'update' of input 4"):
+        ts.aggregate.median(rows, out=rows[4])
+    np.testing.assert_array_equal(rows[4].memory.get(), ROWS[4])
 
 
 @pytest.mark.parametrize("text", ["krum(f=2)", "multi_krum(f=2)", "multi_krum(f=3, m=4, weights=use)"])

@@ -140,3 +140,23 @@ def test_the_command_line_takes_compositions_and_inputs(tmp_path):
         app, ["aggregate", *map(str, files), "--rule", "mean", "--server", str(server), "--out", "x"]
     )
     assert refused.exit_code != 0
+
+
+def test_the_command_line_says_why_a_client_was_left_out_and_how_much_each_counts(tmp_path):
+    files = []
+    for i in range(7):
+        files.append(tmp_path / f"u{i}.safetensors")
+        write_safetensors(files[-1], {"w": update(i)["w"] * (1 if i else 50)})
+    arguments = ["aggregate", *map(str, files), "--out", str(tmp_path / "out.safetensors"), "--rule"]
+    for text in ("multi_krum(f=1)", "norm_clipping", "median"):
+        outcome = ts.aggregate.rule(text)(files, client_ids=[f.stem for f in files])
+        made = CliRunner().invoke(app, [*arguments, text, "--json"])
+        assert made.exit_code == 0, made.output
+        said = json.loads(made.stdout)
+        assert said["weights"] == outcome.weights
+        assert said["scores"] == outcome.scores
+        shown = CliRunner().invoke(app, [*arguments, text]).stdout
+        if text == "multi_krum(f=1)":
+            assert f"left out: u0 (Krum score too high, score {outcome.scores['u0']:.6g})" in shown
+        if text == "norm_clipping":
+            assert f"u0 {outcome.weights['u0']:.4g}  u1 {outcome.weights['u1']:.4g}" in shown

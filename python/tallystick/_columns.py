@@ -5,7 +5,7 @@ by chunk.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from .arrays import numpy_dtype
 from .errors import ArgumentError, DeviceError
-from .update import Schema, Segment, Update, check_same_schema, open_update
+from .update import Schema, Segment, Update, check_same_schema, checked_names, open_update
 
 __all__ = ["Batch", "Rows"]
 
@@ -56,12 +56,14 @@ class Batch:
     def __init__(
         self, updates: Any, client_ids: Sequence[str] | None = None, exclude: Sequence[str] = ()
     ) -> None:
-        self.template = updates[0] if len(_sequence(updates)) else None
-        opened = [open_update(u, exclude=exclude) for u in _rows_of(updates)]
-        if not opened:
+        rows, left_out = _rows_of(_sequence(updates)), checked_names(exclude)
+        if not rows:
             raise ArgumentError("no updates: at least one expected")
-        if client_ids is not None and len(client_ids) != len(opened):
-            raise ArgumentError(f"{len(opened)} updates, but {len(client_ids)} client ids")
+        if client_ids is not None and len(client_ids) != len(rows):
+            raise ArgumentError(f"{len(rows)} updates, but {len(client_ids)} client ids")
+        opened = [open_update(u, exclude=left_out) for u in rows]
+        self.template = rows[0] if getattr(updates, "shape", None) is None else updates[0]
+        self.given: Any = updates if isinstance(updates, np.ndarray) else rows
         names = [f"{i}" for i in range(len(opened))] if client_ids is None else list(client_ids)
         if len(opened) > 1:
             check_same_schema(opened, names)
@@ -71,7 +73,7 @@ class Batch:
     def of(cls, opened: Sequence[Update]) -> Batch:
         """A batch of open updates that are known to fit each other."""
         batch = cls.__new__(cls)
-        batch.template = opened[0]
+        batch.template, batch.given = opened[0], ()
         batch._set(list(opened))
         return batch
 
@@ -83,6 +85,14 @@ class Batch:
         self.device: str = devices[0]
         self.schema: Schema = opened[0].schema
         self.seconds_reading = 0.0  # spent in reads of files
+
+    def scattered(self) -> Iterator[np.ndarray[Any, Any]]:
+        """The NumPy arrays given that are not contiguous: what is read of them is a copy."""
+        rows = [self.given] if isinstance(self.given, np.ndarray) else self.given
+        for row in rows:
+            for array in row.values() if isinstance(row, Mapping) else (row,):
+                if isinstance(array, np.ndarray) and not array.flags.c_contiguous:
+                    yield array
 
     def __len__(self) -> int:
         return len(self.updates)
@@ -144,7 +154,8 @@ def _rows(updates: Sequence[Update], index: int, segment: Segment, lo: int, hi: 
 
 
 def _sequence(updates: Any) -> Any:
-    if isinstance(updates, (str, bytes, dict)) or not hasattr(updates, "__len__"):
+    single = isinstance(updates, (str, bytes, Mapping, set, frozenset))
+    if single or not hasattr(updates, "__len__") or getattr(updates, "shape", None) == ():
         kind = type(updates).__name__
         raise ArgumentError(
             f"a 2-D array or a sequence of updates expected, got one {kind}: put it in a list"

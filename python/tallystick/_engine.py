@@ -7,23 +7,23 @@ execute()   from a Plan to values, all of them or a range of columns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from . import _core
+from . import _core, arrays
 from ._columns import Batch, Rows
 from ._rule_types import Choice, Floats, Parameters, Plan, Spec, View
 from ._rules_columns import RULES as COLUMNS
 from ._rules_mixing import STAGES
 from ._rules_selection import RULES as SELECTION
 from ._rules_weighting import RULES as WEIGHTING
-from ._target import Target, kernels_for, like
+from ._target import Target, beside, kernels_for, like
 from .arrays import numpy_dtype
-from .errors import ArgumentError
+from .errors import ArgumentError, RuleError
 from .update import Schema, Update, check_same_schema, open_update
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
 
 RULES: dict[str, Spec] = {**COLUMNS, **SELECTION, **WEIGHTING}
 INPUTS = ("state", "server")  # updates beside the clients' that some rules take
+NOISE_COLUMNS = 1 << 17  # made at a time
 Stages = Sequence[tuple[str, Parameters]]
 Sample = Callable[[int, int, int], Floats]  # (seed, turn, columns) -> squared distances, extra rows last
 
@@ -61,6 +62,15 @@ def extra_of(needs: frozenset[str], given: Sequence[str]) -> tuple[str, ...]:
     return (*inputs, "zero") if zero else tuple(inputs)
 
 
+def check_inputs(rule: str, needs: frozenset[str], inputs: Mapping[str, Any]) -> None:
+    """ArgumentError for an input that the rule does not take, or one that it lacks."""
+    for name in INPUTS:
+        if inputs.get(name) is not None and name not in needs:
+            raise ArgumentError(f"{rule} takes no {name}")
+    if "server" in needs and inputs.get("server") is None:
+        raise ArgumentError(f"{rule} needs server=, the server's own update")
+
+
 class Sources:
     """The clients' updates and behind them the extra rows a rule needs: n clients, then `extra`."""
 
@@ -68,19 +78,16 @@ class Sources:
         self.n = len(batch)
         added: list[Update] = []
         self.extra: dict[str, int] = {}
+        check_inputs(rule, needs, inputs)
         for name in INPUTS:
-            given = inputs.get(name)
-            if given is not None and name not in needs:
-                raise ArgumentError(f"{rule} takes no {name}")
-            if given is not None:
+            if (given := inputs.get(name)) is not None:
                 added.append(fitting(name, given, batch))
                 self.extra[name] = self.n + len(added) - 1
-        if "server" in needs and "server" not in self.extra:
-            raise ArgumentError(f"{rule} needs server=, the server's own update")
         if "zero" in extra_of(needs, self.names):
             self.extra["zero"] = self.n + len(added)
             added.append(like(batch))
         self.batch = batch if not added else Batch.of([*batch.updates, *added])
+        self.batch.template = batch.template
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -220,6 +227,7 @@ class _Mixture:
         return self._table
 
     def mix(self, rows: Floats, stands: Sequence[int]) -> None:
+        """stands: the new row that each of the current ones went into."""
         k = len(self.extra)
         stacked = np.zeros((len(rows) + k, self.n + k))
         stacked[: len(rows)] = rows
@@ -263,6 +271,7 @@ def decide(
     shares: reported weights of these clients. total_clients: rows of the batch before the extra ones.
     """
     n = len(clients)
+    stages = _joined(stages)
     mixture = _Mixture(table, n, extra)
     origin, given = list(clients), shares
     for name, parameters in stages[:-1]:
@@ -270,13 +279,14 @@ def decide(
         assert spec.mix is not None
         rows, stands = spec.mix(mixture.view(given, origin, None), parameters)
         mixture.mix(rows, stands)
-        if len(rows) != len(origin):
-            origin = [-1] * len(rows)
+        if len(rows) == len(set(stands)) == len(stands):  # every row still stands for one client
+            place = np.argsort(stands)
+            origin, given = [origin[i] for i in place], given[place]
+        else:
+            origin, given = [-1] * len(rows), np.ones(len(rows))
     name, parameters = stages[-1]
     spec = RULES[name]
     assert spec.decide is not None
-    if len(given) != mixture.n:
-        given = np.ones(mixture.n)
     choice = spec.decide(mixture.view(given, origin, sample), parameters)
     batch_rows = [*clients, *range(total_clients, total_clients + len(extra))]
     plan, used = _plan(choice, mixture.matrix, mixture.n, n, batch_rows, tuple(extra))
@@ -289,6 +299,13 @@ def decide(
         scores={c: scores[mixture.stands[i]] for i, c in enumerate(clients)} if scores else {},
         effective=_effective(plan, clients),
     )
+
+
+def _joined(stages: Stages) -> Stages:
+    """clipping | mean is norm_clipping of that radius: one correctly rounded sum, also one at a time."""
+    if [name for name, _ in stages] != ["clipping", "mean"]:
+        return stages
+    return [("norm_clipping", {**stages[0][1], **stages[1][1]})]
 
 
 def mixtures(stage: tuple[str, Parameters], n: int, extra: Sequence[str], table: Floats | None) -> list[Plan]:
@@ -317,7 +334,12 @@ def _plan(
             weights[n + extra.index("zero")] = 0.0
         kept = np.flatnonzero(weights).tolist() or [0]
         plan = Plan(
-            kernel, tuple(rows[i] for i in kept), weights[kept], None, noise=choice.noise, extra=extra
+            kernel,
+            tuple(rows[i] for i in kept),
+            weights[kept],
+            noise=choice.noise,
+            extra=extra,
+            may_overflow=choice.may_overflow,
         )
         return plan, (weights[:n] != 0).tolist()
     if matrix is None:
@@ -373,7 +395,23 @@ def kernel_of(plan: Plan, batch: Batch) -> Callable[[Rows, int], list[int]]:
 def execute(plan: Plan, sources: Sources, target: Target) -> list[int]:
     """Fills the target; rows of the batch found not finite."""
     plan, batch = with_noise(plan, sources.batch)
-    return target.fill(plan.rows, kernel_of(plan, batch), batch)
+    return target.fill(plan.rows, checked(plan, batch), batch)
+
+
+def checked(plan: Plan, batch: Batch) -> Callable[[Rows, int], list[int]]:
+    """The plan's kernel, and a RuleError where a sum that may leave the dtype has left it."""
+    kernel = kernel_of(plan, batch)
+    if not plan.may_overflow:
+        return kernel
+
+    def run(rows: Rows, at: int) -> list[int]:
+        found = kernel(rows, at)
+        sums = Rows(np.array([[at]], np.uint64), np.array([0, rows.size], np.int64), rows.dtype, 0)
+        if not found and kernels_for(batch).nonfinite(sums):
+            raise RuleError(f"{plan.may_overflow}: values beyond {rows.dtype} in the aggregate")
+        return found
+
+    return run
 
 
 def with_noise(plan: Plan, batch: Batch) -> tuple[Plan, Batch]:
@@ -382,16 +420,29 @@ def with_noise(plan: Plan, batch: Batch) -> tuple[Plan, Batch]:
         return plan, batch
     assert plan.weights is not None
     sigma, seed = plan.noise
-    first = 0
+    return replace(plan, weights=np.append(plan.weights, sigma), noise=None), _Noisy(batch, seed)
 
-    def values(size: int) -> Floats:
-        nonlocal first
-        out = np.empty(size)
-        _core.normals(seed, 0, first, out)
-        first += size
-        return out
 
-    rows, weights = (*plan.rows, len(batch)), np.append(plan.weights, sigma)
-    return replace(plan, rows=rows, weights=weights, noise=None), Batch.of(
-        [*batch.updates, like(batch, values)]
-    )
+class _Noisy(Batch):
+    """A batch whose chunks have one more row, of noise, made for these columns alone."""
+
+    def __init__(self, batch: Batch, seed: int) -> None:
+        self._set(batch.updates)
+        self.template, self.given, self.seed = batch.template, (), seed
+        sizes = [s.size for s in batch.schema.segments]
+        self._first = [sum(sizes[:k]) for k in range(len(sizes))]  # column of each segment in the noise
+
+    def chunks(
+        self, index: int, clients: Sequence[int] | None = None, lo: int = 0, hi: int | None = None
+    ) -> Iterator[Rows]:
+        segment = self.schema.segments[index]
+        hi = segment.size if hi is None else hi
+        itemsize = np.uint64(numpy_dtype(segment.dtype).itemsize)
+        for start in range(lo, hi, NOISE_COLUMNS):
+            wide = np.empty(min(NOISE_COLUMNS, hi - start))
+            _core.normals(self.seed, 0, self._first[index] + start, wide)
+            noise = arrays.view(beside(self, wide, len(wide), segment.dtype))
+            for rows in super().chunks(index, clients, start, start + len(wide)):
+                columns = rows.column - start + rows.bounds[:-1]
+                row = np.uint64(noise.address) + columns.astype(np.uint64) * itemsize
+                yield Rows(np.vstack([rows.pointers, row]), rows.bounds, rows.dtype, rows.column)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import numpy as np
 from . import _core
 from ._columns import Batch
 from ._engine import Sources, measure
-from ._rules_weighting import TOO_LONG, clip_factors, clipped_rest, clipped_weights
+from ._rules_weighting import clip_factors, clipped_rest, clipped_weights, too_long
 from ._target import Target
-from .aggregate import Client, Outcome, Rule, checked_weights
+from .aggregate import Client, Outcome, Rule, checked_weights, clip_radius
+from .canonical import check_id
 from .errors import ArgumentError, DeviceError, NonFiniteError, SchemaError
-from .update import Schema, Update, open_update
+from .update import Schema, Update, checked_names, open_update
 
 __all__ = ["Accumulator", "Kept", "RunningMean"]
 
@@ -25,8 +26,8 @@ __all__ = ["Accumulator", "Kept", "RunningMean"]
 class Accumulator(ABC):
     """Incremental form of a rule; finish() gives the bits that one call on all updates gives."""
 
-    def __init__(self, rule: Rule, schema: Schema | None) -> None:
-        self.rule, self.schema = rule, schema
+    def __init__(self, rule: Rule, schema: Schema | None, exclude: Iterable[str] = ()) -> None:
+        self.rule, self.schema, self.exclude = rule, schema, checked_names(exclude)
         self._weights: dict[str, float] = {}
         self._template: Any = None
         self._integers: dict[str, bytes] = {}
@@ -34,14 +35,16 @@ class Accumulator(ABC):
     def add(self, client_id: str, update: Any, weight: float = 1.0) -> None:
         """Takes one client's update.
 
-        Raises ArgumentError for a second one of the same client or a weight that is no positive number,
-        SchemaError for an update that does not fit; what was added before stays.
+        Raises ArgumentError for an id that canonical.check_id() refuses, a second one of the same client or a
+        weight that is no positive number, SchemaError for an update that does not fit; what was added before
+        stays.
         """
+        check_id(client_id, "client id")
         if client_id in self._weights:
             raise ArgumentError(f"client {client_id!r} has already been added")
         checked = checked_weights([weight], 1)
         assert checked is not None
-        opened = open_update(update)
+        opened = open_update(update, exclude=self.exclude)
         if self.schema is not None and opened.schema.hash != self.schema.hash:
             first = next(iter(self._weights), "begin()")
             raise SchemaError(f"client {client_id!r}: the update does not have the schema of {first}")
@@ -71,9 +74,14 @@ class Kept(Accumulator):
     """Keeps the updates, or copies them to files in `spool`, and runs the rule over them at the end."""
 
     def __init__(
-        self, rule: Rule, schema: Schema | None, spool: str | Path | None, inputs: Mapping[str, Any]
+        self,
+        rule: Rule,
+        schema: Schema | None,
+        exclude: Iterable[str],
+        spool: str | Path | None,
+        inputs: Mapping[str, Any],
     ) -> None:
-        super().__init__(rule, schema)
+        super().__init__(rule, schema, exclude)
         self.inputs = inputs
         self.spool = None if spool is None else Path(spool)
         if self.spool is not None and not self.spool.is_dir():
@@ -106,11 +114,15 @@ class Kept(Accumulator):
 class RunningMean(Accumulator):
     """The weighted mean as two float64 and an error bound per value, whatever the number of updates.
 
-    norm_clipping of a fixed radius is the mean of clipped updates: their weights are known one by one.
+    norm_clipping of a fixed radius, as clipping | mean, is the mean of clipped updates: their weights are
+    known one by one.
     """
 
-    def __init__(self, rule: Rule, schema: Schema | None) -> None:
-        super().__init__(rule, schema)
+    def __init__(self, rule: Rule, schema: Schema | None, exclude: Iterable[str] = ()) -> None:
+        super().__init__(rule, schema, exclude)
+        radius = clip_radius(rule)
+        assert radius is not None
+        self.radius = radius
         self._state: list[np.ndarray[Any, np.dtype[np.float64]]] = []
         self._rejected: set[str] = set()
         self._norms: dict[str, float] = {}
@@ -122,8 +134,7 @@ class RunningMean(Accumulator):
         """The weight with which an update enters: 0 for one infinitely longer than the radius."""
         if client not in self._norms:
             return share
-        radius = float(self.rule.parameters["radius"])
-        return clipped_weights([share], clip_factors([self._norms[client]], radius))[0]
+        return clipped_weights([share], clip_factors([self._norms[client]], self.radius))[0]
 
     def _take(self, client: str, opened: Update, weight: float) -> None:
         batch = Batch.of([opened])
@@ -137,7 +148,7 @@ class RunningMean(Accumulator):
         if any(_core.nonfinite(rows.pointers, rows.bounds, rows.dtype) for rows in chunks):
             self._rejected.add(client)
             return
-        if self.rule.name == "norm_clipping":
+        if self.radius < math.inf:
             sources = Sources(batch, frozenset({"zero"}), {}, self.rule.text)
             self._norms[client] = math.sqrt(measure(sources, [0, 1])[0][0, 1])
         weight = self._scaled(client, self._share(weight))
@@ -155,11 +166,11 @@ class RunningMean(Accumulator):
         weights = [self._scaled(c, share) for c, share in zip(used, shares, strict=True)]
         entered = np.array([w for w in (*weights, clipped_rest(shares, weights)) if w > 0])
         assert self.schema is not None
-        target = Target(Batch([self._template]))
+        target = Target(Batch([self._template], exclude=tuple(self.exclude)))
         uncertain = 0
         for segment, state, flat in zip(self.schema.segments, self._state, target.flat, strict=True):
             uncertain += _core.running_mean_finish(state, entered, segment.dtype, flat.address)
-        rejected = {c: TOO_LONG for c, w in zip(used, weights, strict=True) if w == 0}
+        rejected = {c: too_long(self.radius) for c, w in zip(used, weights, strict=True) if w == 0}
         rejected.update((c, "NaN or infinity") for c in clients if c in self._rejected)
         return Outcome(
             value=target.value(),

@@ -8,6 +8,7 @@ Plan     the same in terms of clients: all that is needed to compute the aggrega
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +90,7 @@ class Choice:
     scores: Sequence[float] | Floats | None = None
     reason: str = "left out by the rule"
     noise: tuple[float, int] | None = None  # standard deviation, seed
+    may_overflow: str = ""  # of a sum that is no mean of finite values: what to say if it leaves the dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Plan:
     matrix: Floats | None = None
     noise: tuple[float, int] | None = None
     extra: tuple[str, ...] = ()
+    may_overflow: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +134,21 @@ class Spec:
 
 
 def _as_whole(rule: str, key: str, value: Any, what: str) -> int:
-    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
-        raise RuleError(f"{rule}: {key} is {what}, a whole number >= 0 expected, got {value!r}")
-    return int(value)
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise RuleError(
+            f"{rule}: {key} is {what}, a whole number >= 0 expected, got {value!r:.200}"
+        ) from None
 
 
 def count(default: Value | None = None, *words: str) -> Parameter:
     """A number of clients, or one of some words such as n-f."""
 
     def check(rule: str, key: str, value: Any) -> Value:
-        if value in words and isinstance(value, str):
+        if isinstance(value, str) and value in words:
             return value
         number = _as_whole(rule, key, value, "a number of clients")
         if number < 0:
@@ -169,12 +177,12 @@ def real(default: Value | None, low: float, high: float, *words: str) -> Paramet
     """A real number in [low, high], or one of some words."""
 
     def check(rule: str, key: str, value: Any) -> Value:
-        if value in words and isinstance(value, str):
+        if isinstance(value, str) and value in words:
             return value
         if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.integer, np.floating)):
             allowed = " or ".join([*words, f"a number in [{low!r}, {high!r}]"])
-            raise RuleError(f"{rule}: {key}: {allowed} expected, got {value!r}")
-        number = float(value) + 0.0  # -0.0 is 0.0
+            raise RuleError(f"{rule}: {key}: {allowed} expected, got {value!r:.200}")
+        number = _as_float(value) + 0.0  # -0.0 is 0.0
         if not low <= number <= high:
             raise RuleError(f"{rule}: {low!r} <= {key} <= {high!r} expected, got {number!r}")
         return number
@@ -182,10 +190,17 @@ def real(default: Value | None, low: float, high: float, *words: str) -> Paramet
     return Parameter(default, check)
 
 
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
 def choice(default: str, *allowed: str) -> Parameter:
     def check(rule: str, key: str, value: Any) -> Value:
         if not isinstance(value, str) or value not in allowed:
-            raise RuleError(f"{rule}: {key} is one of {', '.join(allowed)}, got {value!r}")
+            raise RuleError(f"{rule}: {key} is one of {', '.join(allowed)}, got {value!r:.200}")
         return value
 
     return Parameter(default, check)

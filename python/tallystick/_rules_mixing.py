@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from . import _core
 from ._rule_types import Floats, Parameters, Spec, View, count, needs_at_least, no_bounds, real, seed, whole
-from ._rules_weighting import clip_factors
+from ._rules_weighting import all_far, clip_factors
 from .errors import RuleError
 
 __all__ = ["STAGES"]
@@ -61,7 +63,10 @@ def _arc(view: View, parameters: Parameters) -> tuple[Floats, list[int]]:
     """The floor(2 f (n - f) / n) largest norms are cut to the next one."""
     n, f, norms = view.n, int(parameters["f"]), view.to("zero")
     kept = n - 2 * f * (n - f) // n
-    return _scaled(view, clip_factors(norms, sorted(norms)[kept - 1]))
+    radius = sorted(norms)[kept - 1]
+    if radius == math.inf:
+        raise all_far("arc", norms.count(math.inf), n)
+    return _scaled(view, clip_factors(norms, radius))
 
 
 def _check_nnm(n: int, parameters: Parameters) -> None:

@@ -38,9 +38,22 @@ def _mean_of(
 ) -> Choice:
     """Mean of the rows kept, by reported weights where the rule's text says so."""
     selected = sorted(int(i) for i in kept)
+    if scores is not None:
+        refuse_far(view, parameters, selected, scores)
     weights = np.zeros(view.size)
     weights[selected] = view.shares[selected] if parameters.get("weights") == "use" else 1.0
     return Choice("mean", selected, weights, scores=scores, reason=reason)
+
+
+def refuse_far(
+    view: View, parameters: Parameters, kept: Sequence[int], scores: Sequence[float] | Floats
+) -> None:
+    """RuleError where an infinite score would be kept: then more than f rows are infinitely far away."""
+    if any(scores[i] == np.inf for i in kept):
+        raise RuleError(
+            f"more than f={parameters['f']} of {view.n} updates are infinitely far from the others "
+            "or the origin"
+        )
 
 
 def krum_scores(table: Floats, neighbors: int) -> Floats:
@@ -72,6 +85,7 @@ def _bulyan(view: View, parameters: Parameters) -> Choice:
     else:
         scores = krum_scores(view.pairs(), view.n - f - _away(parameters))
         kept = [int(i) for i in np.argsort(scores, kind="stable")[:theta]]
+    refuse_far(view, parameters, kept, scores)
     return Choice("meamed", sorted(kept), argument=2 * f, scores=scores, reason="Krum score too high")
 
 
@@ -80,6 +94,9 @@ def _mda(view: View, parameters: Parameters) -> Choice:
         kept = _core.mda(view.pairs(), int(parameters["f"]))
     except RuntimeError as error:
         raise RuleError(f"{error}: n={view.n}, f={parameters['f']}") from None
+    farthest = np.zeros(view.n)
+    farthest[kept] = view.pairs()[np.ix_(kept, kept)].max(axis=1)
+    refuse_far(view, parameters, kept, farthest)
     return _mean_of(view, parameters, kept, None, "not in the subset of least diameter")
 
 

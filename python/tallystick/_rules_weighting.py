@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import decimal
+import math
 
 import numpy as np
 
@@ -41,6 +42,10 @@ def _having_weight(view: View, weights: Floats) -> list[int]:
     return [i for i in range(view.n) if weights[i] != 0]
 
 
+def all_far(rule: str, far: int, n: int, what: str = "the origin") -> RuleError:
+    return RuleError(f"{rule}: {far} of {n} updates are infinitely far from {what}")
+
+
 def _geometric_median(view: View, parameters: Parameters) -> Choice:
     start = view.extra["zero"] if parameters["start"] == "zero" else view.size
     weights, scores = _core.weiszfeld(
@@ -50,13 +55,11 @@ def _geometric_median(view: View, parameters: Parameters) -> Choice:
         float(parameters["nu"]),
         int(parameters["iterations"]),
     )
-    return Choice(
-        "combine",
-        _having_weight(view, weights),
-        weights,
-        scores=scores[: view.n],
-        reason="infinitely far from the others",
-    )
+    kept = _having_weight(view, weights)
+    if parameters["iterations"] and 2 * len(kept) < view.n:
+        raise all_far("geometric_median", view.n - len(kept), view.n, "the others")
+    reason = "infinitely far from the others" if parameters["iterations"] else "no iteration was made"
+    return Choice("combine", kept, weights, scores=scores[: view.n], reason=reason)
 
 
 def _centered_clipping(view: View, parameters: Parameters) -> Choice:
@@ -68,7 +71,10 @@ def _centered_clipping(view: View, parameters: Parameters) -> Choice:
         int(parameters["iterations"]),
     )
     kept = _having_weight(view, weights)
-    return Choice("combine", kept, weights, scores=scores[: view.n], reason="infinitely far from the state")
+    reason = "infinitely far from the state"
+    if not parameters["tau"] or not parameters["iterations"]:
+        reason = "clipped to nothing: tau=0" if parameters["iterations"] else "no iteration was made"
+    return Choice("combine", kept, weights, scores=scores[: view.n], reason=reason)
 
 
 def clip_factors(norms: list[float], radius: float) -> list[float]:
@@ -81,21 +87,33 @@ def _middle(values: list[float]) -> float:
     return low if low == high else low / 2 + high / 2
 
 
+def median_norm(rule: str, norms: list[float]) -> float:
+    """RuleError where half of the norms or more are infinite: then the median clips nobody."""
+    radius = _middle(norms)
+    if radius == math.inf:
+        raise all_far(rule, norms.count(math.inf), len(norms))
+    return radius
+
+
 def _norm_clipping(view: View, parameters: Parameters) -> Choice:
     """The clipped-off share stands at the origin, so that the mean is one exact, correctly rounded sum."""
     norms = view.to("zero")
     radius = parameters["radius"]
-    radius = _middle(norms) if radius == "median" else float(radius)
+    radius = median_norm("norm_clipping", norms) if radius == "median" else float(radius)
     shares = view.shares if parameters["weights"] == "use" else np.ones(view.n)
     clipped = clipped_weights(shares.tolist(), clip_factors(norms, radius))
     weights = np.zeros(view.size)
     weights[: view.n], weights[view.extra["zero"]] = clipped[:-1], clipped[-1]
     kept = _having_weight(view, weights)
-    return Choice("mean", kept, weights, scores=norms, reason=TOO_LONG)
+    return Choice("mean", kept, weights, scores=norms, reason=too_long(radius))
 
 
 SMALLEST_WEIGHT = 2.0**-500
-TOO_LONG = "norm infinitely larger than the radius"
+
+
+def too_long(radius: float) -> str:
+    """Why clipping to a radius leaves nothing of an update."""
+    return "norm infinitely larger than the radius" if radius > 0 else "clipped to nothing: radius=0"
 
 
 def clipped_weights(shares: list[float], factors: list[float]) -> list[float]:
@@ -131,7 +149,10 @@ def _foolsgold(view: View, parameters: Parameters) -> Choice:
         pardon = np.where(most[:, None] < most[None, :], most[:, None] / most[None, :], 1.0)
     cs = cs * np.where(np.isfinite(pardon), pardon, 1.0)
     learned = np.clip(1.0 - cs.max(axis=1), 0.0, 1.0)
-    learned[[i for i in range(n) if none[i] and view.table[i, view.extra["zero"]] != 0]] = 0.0  # far
+    far = [i for i in range(n) if none[i] and view.table[i, view.extra["zero"]] != 0]
+    if len(far) == n:
+        raise all_far("foolsgold", n, n)
+    learned[far] = 0.0
     if learned.max() > 0:
         learned = learned / learned.max()
     weights = np.zeros(view.size)
@@ -140,7 +161,8 @@ def _foolsgold(view: View, parameters: Parameters) -> Choice:
     if total > 0:
         weights = weights / total
     else:  # all alike: nothing tells copies from a common truth
-        weights[:n] = 1.0 / n
+        weights[:n] = 1.0 / (n - len(far))
+        weights[far] = 0.0
     kept = _having_weight(view, weights)
     return Choice("combine", kept, weights, scores=most, reason="too similar to another client")
 
@@ -159,7 +181,12 @@ def _fltrust(view: View, parameters: Parameters) -> Choice:
     server = view.extra["server"]
     scores = table[: view.n, server]
     norms = view.to("zero")
-    length = view.table[server, view.extra["zero"]] ** 0.5
+    length = math.sqrt(view.table[server, view.extra["zero"]])
+    if not 0 < length < math.inf:
+        size = "infinite norm" if length else "norm 0"
+        raise RuleError(
+            f"fltrust: the server's update has {size}: one with a direction and a length expected"
+        )
     trust = np.maximum(scores, 0.0)
     total = np.add.accumulate(trust)[-1]
     weights = np.zeros(view.size)
@@ -167,7 +194,14 @@ def _fltrust(view: View, parameters: Parameters) -> Choice:
         if trust[i] > 0:
             weights[i] = trust[i] / total * (length / norms[i])
     kept = _having_weight(view, weights)
-    return Choice("combine", kept, weights, scores=scores, reason="does not point where the server's does")
+    return Choice(
+        "combine",
+        kept,
+        weights,
+        scores=scores,
+        reason="does not point where the server's does",
+        may_overflow=f"fltrust: updates at the length of the server's, {length!r}",
+    )
 
 
 def _flame(view: View, parameters: Parameters) -> Choice:
@@ -175,8 +209,8 @@ def _flame(view: View, parameters: Parameters) -> Choice:
     n, norms = view.n, view.to("zero")
     kept = _majority_cluster(1.0 - table[:n, :n], [i for i in range(n) if not (none[i] and norms[i] > 0)])
     if len(kept) <= n // 2:
-        raise RuleError(f"flame: {n - len(kept)} of {n} updates are infinitely far from the origin")
-    radius = _middle(norms)
+        raise all_far("flame", n - len(kept), n)
+    radius = median_norm("flame", norms)
     factors = clip_factors(norms, radius)
     weights = np.zeros(view.size)
     for i in kept:
@@ -184,7 +218,16 @@ def _flame(view: View, parameters: Parameters) -> Choice:
     sigma = float(parameters["noise"]) * radius
     noise = (sigma, int(parameters["seed"])) if sigma > 0 else None
     reason = "not in the cluster of most clients"
-    return Choice("combine", kept, weights, scores=norms, reason=reason, noise=noise)
+    overflow = f"flame: noise={parameters['noise']!r} times the median norm of {radius!r}"
+    return Choice(
+        "combine",
+        kept,
+        weights,
+        scores=norms,
+        reason=reason,
+        noise=noise,
+        may_overflow=overflow if noise else "",
+    )
 
 
 def _majority_cluster(table: Floats, rows: list[int]) -> list[int]:

@@ -11,7 +11,8 @@ Everything handed from step to step can be pickled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from . import _core, _engine, arrays
 from ._columns import Batch
 from ._rule_types import Floats, Plan
 from ._target import empty_beside, kernels_for
-from .aggregate import Client, Rule, checked_weights
+from .aggregate import Client, Rule, checked_ids, checked_weights
 from .aggregate import rule as as_rule
 from .arrays import numpy_dtype
 from .errors import ArgumentError, NonFiniteError, RuleError
@@ -76,6 +77,10 @@ def shards(updates: Any, *, superblocks: int = 16, exclude: Sequence[str] = ()) 
 
 def _place(batch: Batch, lo: int, hi: int) -> tuple[int, int, int]:
     """Segment and the range within it, checked."""
+    try:
+        lo, hi = operator.index(lo), operator.index(hi)
+    except TypeError:
+        raise ArgumentError(f"columns lo, hi: whole numbers expected, got {lo!r:.80}, {hi!r:.80}") from None
     first = 0
     for index, segment in enumerate(batch.schema.segments):
         inside = first <= lo < hi <= first + segment.size
@@ -121,16 +126,22 @@ def decide(
     Raises ArgumentError for partials that do not cover all columns or are not of the same updates, RuleError
     for dnc, which draws columns from everywhere, and as Rule does.
     """
-    made, ordered = as_rule(rule), sorted(partials, key=lambda p: p.lo)
+    made = as_rule(rule)
+    partials = list(partials) if isinstance(partials, Iterable) else [partials]
+    for partial in partials:
+        if not isinstance(partial, Partial):
+            raise ArgumentError(f"partials: what partial_distances() returned expected, got {partial!r:.80}")
+    ordered = sorted(partials, key=lambda p: p.lo)
     first = _check_cover(ordered)
     n, needs = first.clients, _engine.needs_of(made.stages)
     if "sample" in needs:
         raise RuleError(f"{made.name} draws columns from whole updates: it cannot be decided from partials")
     if "server" in needs and "server" not in first.extra:
         raise ArgumentError(f"{made.text} needs partials with server=, the server's own update")
-    if client_ids is not None and len(client_ids) != n:
-        raise ArgumentError(f"{n} updates, but {len(client_ids)} client ids")
-    names: Sequence[Client] = list(range(n)) if client_ids is None else list(client_ids)
+    ids = checked_ids(client_ids)
+    if ids is not None and len(ids) != n:
+        raise ArgumentError(f"{n} updates, but {len(ids)} client ids")
+    names: Sequence[Client] = list(range(n)) if ids is None else ids
     shares = checked_weights(weights, n)
     made.check(n)
     table = np.zeros_like(first.sums[0])
@@ -141,7 +152,7 @@ def decide(
     if wrong := [first.extra[row - n] for row in found if row >= n]:
         raise ArgumentError(f"{', '.join(wrong)}: NaN or infinity in it, finite values only")
     bad = sorted(found)
-    stages = made._without(bad, names, n)
+    stages = made.left(bad, names, n)
     active = [i for i in range(n) if i not in found]
     extra = _engine.extra_of(needs, first.extra)
     rows = [*active, *(n + first.extra.index(name) for name in extra)]
@@ -177,6 +188,10 @@ def _check_cover(ordered: Sequence[Partial]) -> Partial:
             )
         if partial.lo != at:
             raise ArgumentError(f"partials: columns from {at} on expected, got those from {partial.lo} on")
+        rows = partial.clients + len(partial.extra)
+        shape = (-(-(partial.hi - partial.lo) // SUPERBLOCK), rows, rows)
+        if np.shape(partial.sums) != shape:
+            raise ArgumentError(f"partials: sums of shape {shape} expected, got {np.shape(partial.sums)}")
         at = partial.hi
     if at != first.columns:
         raise ArgumentError(f"partials: columns {at}..{first.columns} are missing")
@@ -197,6 +212,8 @@ def combine(
 
     Takes the updates, and of the inputs that the partials were made with those that the rule takes.
     """
+    if not isinstance(decision, Decision):
+        raise ArgumentError(f"decision: what decide() returned expected, got {decision!r:.80}")
     batch = Batch(updates, exclude=exclude)
     if len(batch) != decision.clients:
         raise ArgumentError(f"a decision over {decision.clients} updates, but {len(batch)} were given")
@@ -231,7 +248,7 @@ def _columns(plan: Plan, batch: Batch, lo: int, hi: int) -> Any:
     index, start, end = _place(batch, lo, hi)
     out = empty_beside(batch, end - start, batch.schema.segments[index].dtype)
     address, itemsize = arrays.view(out).address, numpy_dtype(batch.schema.segments[index].dtype).itemsize
-    kernel, bad = _engine.kernel_of(plan, batch), set[int]()
+    kernel, bad = _engine.checked(plan, batch), set[int]()
     for rows in batch.chunks(index, plan.rows, start, end):
         bad.update(plan.rows[i] for i in kernel(rows, address + (rows.column - start) * itemsize))
     if bad:

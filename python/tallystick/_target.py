@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import numpy as np
 
 from . import _core, arrays
 from ._columns import Batch, Rows
-from .arrays import numpy_dtype
+from .arrays import ITEMSIZE, numpy_dtype
 from .errors import ArgumentError, DeviceError
 from .update import Tensor, Update, open_update
 
-__all__ = ["Target", "empty_beside", "kernels_for", "like"]
+__all__ = ["Target", "beside", "empty_beside", "kernels_for", "like"]
 
 _NOT_ARRAYS = (str, Path, bytes, Update)
 
@@ -117,14 +118,15 @@ class Target:
     caller's kind.
     """
 
-    def __init__(self, batch: Batch, out: Any = None) -> None:
+    def __init__(self, batch: Batch, out: Any = None, inputs: Sequence[Update] = ()) -> None:
+        """inputs: updates beside those of the batch that `out` must not overlap either."""
         self.batch = batch
         self.out = out
         self.direct = False  # the kernel writes straight into the caller's array
         self.flat: list[Any] = []
         segments = batch.schema.segments
         if out is not None:
-            self._check_out()
+            self._check_out([*batch.updates, *inputs])
         if out is not None and len(segments) == 1 and sum(_count_of(t) > 0 for t in segments[0].tensors) == 1:
             view = arrays.view(next(o for t, o in self._outs() if _count_of(t) > 0))
             self.direct, self.flat = not view.copied, [view]
@@ -177,23 +179,96 @@ class Target:
             return [(t, self.out[t.name]) for t in tensors]
         return [(tensors[0], self.out)]
 
-    def _check_out(self) -> None:
+    def _check_out(self, inputs: Sequence[Update]) -> None:
         tensors = {t.name: t for s in self.batch.schema.segments for t in s.tensors}
         if isinstance(self.out, Mapping) and set(self.out) != set(tensors):
-            raise ArgumentError(f"out: the tensors {sorted(tensors)} expected, got {sorted(self.out)}")
+            names = sorted(map(str, self.out))
+            raise ArgumentError(f"out: the tensors {sorted(tensors)} expected, got {names}")
         if not isinstance(self.out, Mapping) and len(tensors) != 1:
             raise ArgumentError("out: a dict of arrays expected for updates of several tensors")
-        for tensor, target in self._outs():
-            plain = type(target) is np.ndarray and self.batch.device == "cpu"
-            if plain and target.dtype == numpy_dtype(tensor.dtype) and target.size == tensor.size:
-                continue  # nothing else can be wrong
-            view = arrays.view(target)
-            if view.dtype != tensor.dtype or int(np.prod(view.shape)) != _count_of(tensor):
+        spans = [_checked_span(tensor, target, self.batch.device) for tensor, target in self._outs()]
+        _check_apart(self._outs(), spans, inputs)
+        for given in () if all(getattr(u, "plain", False) for u in inputs) else self.batch.scattered():
+            if any(isinstance(o, np.ndarray) and _share(o, given) for _, o in self._outs()):
                 raise ArgumentError(
-                    f"out: {tensor.dtype}{list(tensor.shape)} expected, got {view.dtype}{list(view.shape)}"
+                    "out: an array apart from all inputs expected, got one that shares memory"
                 )
-            if view.device != self.batch.device:
-                raise DeviceError(f"out is on {view.device}, the updates are on {self.batch.device}")
+
+
+def _checked_span(tensor: Tensor, target: Any, device: str) -> tuple[int, int]:
+    """The addresses from .. to that a result for this tensor goes to; an error if it cannot be written."""
+    view = arrays.view(target)
+    name = f"out: a writeable array {tensor.dtype}{list(tensor.shape)} expected, got"
+    if view.dtype != tensor.dtype or view.size != _count_of(tensor):
+        raise ArgumentError(
+            f"out: {tensor.dtype}{list(tensor.shape)} expected, got {view.dtype}{list(view.shape)}"
+        )
+    if view.device != device:
+        raise DeviceError(f"out is on {view.device}, the updates are on {device}")
+    if bool(getattr(target, "requires_grad", False)):
+        raise ArgumentError(f"{name} a tensor that requires a gradient: give its .detach()")
+    plain, torch = isinstance(target, np.ndarray), hasattr(target, "copy_")
+    if not (target.flags.writeable if plain else view.writable):
+        raise ArgumentError(f"{name} a read-only {type(target).__name__}")
+    if not view.copied:
+        return view.address, view.address + view.nbytes
+    if not (plain or torch):
+        raise ArgumentError(f"{name} a {type(target).__name__} that cannot be filled in place")
+    itemsize = ITEMSIZE[view.dtype]
+    strides = target.strides if plain else tuple(s * itemsize for s in target.stride())
+    if view.size and _meets_itself(view.shape, strides, itemsize):
+        raise ArgumentError(f"{name} one in which several values lie in one place (strides {strides})")
+    first = int(target.__array_interface__["data"][0]) if plain else int(target.data_ptr())
+    reach = [(n - 1) * s for n, s in zip(view.shape, strides, strict=True)]
+    return first + sum(r for r in reach if r < 0), first + sum(r for r in reach if r > 0) + itemsize
+
+
+def _meets_itself(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
+    """Whether two values may lie in one place: a step is no longer than all that the shorter ones reach."""
+    reach = itemsize
+    for stride, length in sorted((abs(s), n) for s, n in zip(strides, shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach += (length - 1) * stride
+    return False
+
+
+def _check_apart(
+    outs: Sequence[tuple[Tensor, Any]], spans: Sequence[tuple[int, int]], inputs: Sequence[Update]
+) -> None:
+    """ArgumentError where results would be written over one another or over an input."""
+    order = sorted((k for k in range(len(spans)) if _count_of(outs[k][0]) > 0), key=lambda k: spans[k])
+    for a, b in pairwise(order):
+        if spans[b][0] < spans[a][1] and _share(outs[a][1], outs[b][1]):
+            raise ArgumentError(f"out: {outs[a][0].name!r} and {outs[b][0].name!r} share memory")
+    starts, ends = np.array([spans[k] for k in order], np.uint64).reshape(-1, 2).T
+    for i, update in enumerate(inputs):
+        if update.source != "memory" or not order:
+            continue
+        for index, segment in enumerate(update.schema.segments):
+            sizes = np.diff(np.asarray(segment.bounds)).astype(np.uint64)
+            first = update.pointers(index)
+            last = first + sizes * np.uint64(ITEMSIZE[segment.dtype])
+            at = np.searchsorted(starts, last) - 1  # the last result that begins before the input ends
+            hit = (sizes > 0) & (at >= 0) & (ends[np.maximum(at, 0)] > first)
+            for k in np.flatnonzero(hit):
+                name = segment.tensors[k].name
+                given = update.array(name) if update.device == "cpu" else None
+                if given is None or _share(outs[order[at[k]]][1], given):
+                    raise ArgumentError(
+                        f"out: an array apart from all inputs expected, got one that shares memory with "
+                        f"{name!r} of input {i}"
+                    )
+
+
+def _share(a: Any, b: Any) -> bool:
+    """Whether two arrays have a value in common; True where NumPy cannot tell."""
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        return True
+    try:
+        return bool(np.shares_memory(a, b, max_work=10_000))  # type: ignore[arg-type]
+    except np.exceptions.TooHardError:
+        return True
 
 
 def empty_beside(batch: Batch, size: int, dtype: str) -> Any:
@@ -203,23 +278,22 @@ def empty_beside(batch: Batch, size: int, dtype: str) -> Any:
     return _device_empty(_first_array(batch.template), size, dtype)
 
 
-def like(batch: Batch, values: Callable[[int], Any] | None = None) -> Update:
-    """An update that fits those of a batch, beside them: zeros, or values(size) for one tensor after another.
+def like(batch: Batch) -> Update:
+    """An update of zeros that fits those of a batch, beside them.
 
-    Zeros on the CPU take no memory: pages that are only read are never made.
+    On the CPU it takes no memory: pages that are only read are never made.
     """
     named: dict[str, Any] = {}
     for segment in batch.schema.segments:
         for tensor in segment.tensors:
-            size = _count_of(tensor)
-            wide = None if values is None else values(size)
-            named[tensor.name] = _beside(batch, wide, size, tensor.dtype).reshape(tensor.shape)
+            flat = beside(batch, None, _count_of(tensor), tensor.dtype)
+            named[tensor.name] = flat.reshape(tensor.shape)
             if batch.device != "cpu" and isinstance(named[tensor.name], np.ndarray):  # emulated: host memory
                 named[tensor.name] = replace(arrays.view(named[tensor.name]), device=batch.device)
     return open_update(named)
 
 
-def _beside(batch: Batch, wide: Any, size: int, dtype: str) -> Any:
+def beside(batch: Batch, wide: Any, size: int, dtype: str) -> Any:
     """float64 values in dtype, zeros for None, as a flat array where the updates live."""
     library = type(_first_array(batch.template)).__module__.split(".")[0]
     if batch.device != "cpu" and library == "torch":
@@ -272,6 +346,8 @@ def _copy(target: Any, value: Any) -> None:
     """target[...] = value for arrays of one library."""
     if isinstance(target, np.ndarray):
         target[...] = np.asarray(value).reshape(target.shape)
+    elif type(target).__module__.split(".")[0] == "cupy":
+        target[...] = value.reshape(target.shape)
     elif not hasattr(target, "copy_"):
         arrays.view(target).numpy().reshape(-1)[...] = np.asarray(value).reshape(-1)
     else:

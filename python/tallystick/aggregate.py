@@ -3,7 +3,8 @@ left out.
 
 updates: a 2-D array (clients, values), or a sequence of arrays, of dicts of named arrays, of
 .safetensors or frame paths. float64, float32, float16 and bfloat16; NumPy, torch, JAX, CuPy; never
-changed, never stacked. Where the arrays live decides between CPU and GPU.
+changed, never stacked. Where the arrays live decides between CPU and GPU. out= must be writeable and share no
+memory with an input, or ArgumentError is raised before anything is written.
 
 Sums over clients are correctly rounded: the exact real result, rounded once to the output type. So
 client order, threads, CPU level, chunking and device cannot change a bit. NaN and infinity are
@@ -12,14 +13,20 @@ count them against f.
 
 Rules that compare whole updates look at squared distances (distances.h) and decide in float64 in a fixed
 order. Ties go to the lowest index. An update so far away that its distance is infinite ranks last or gets
-weight 0. f counts hostile clients; every rule's bound on n is checked before it runs. Weights that clients
-report never scale a robust rule unless its text says weights=use (functions: unless weights= is given).
+weight 0; where so many are that one of them would have to count (more than f; half of all where a rule goes
+by the median of norms; all of them for foolsgold), it is a RuleError. f counts hostile clients; every rule's
+bound on n is checked before it runs, and again for the clients left when some are dropped.
+
+Weights that clients report never scale a robust rule, a composition among them, unless its text says
+weights=use (functions: unless weights= is given). The mean by itself uses them: a plain mean is not robust
+anyhow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,8 +95,9 @@ class Outcome:
     value: the aggregate, as the caller's kind of array (dict of arrays for named tensors and files).
     selected: clients whose values entered; rejected: the others, each with the reason.
     scores: what the rule judged clients by (see its function), empty for rules without; weights: effective
-    weights where the result is a weighted sum of whole updates (sum 1, less where a rule clips), else
-    empty. Keys are client ids, or indices where no ids were given.
+    weights where the result is a weighted sum of whole updates, else empty. Their sum is 1; less where a rule
+    clips; fltrust's, which bring updates to the server's length, add up to anything. Keys are client ids, or
+    indices where no ids were given.
     state: what a rule with a state (centered_clipping) takes in the next round.
     """
 
@@ -136,7 +144,7 @@ def median(updates: Any, *, kind: str = "mid", out: Any = None, exclude: Sequenc
 
     kind: what an even number of clients gives: "mid", the correctly rounded mean of the middle two;
     "lower"; "upper".
-    out, errors: as in mean(). Reference: Yin et al., ICML 2018.
+    Takes no weights. out, errors: as in mean(). Reference: Yin et al., ICML 2018.
     """
     batch = Batch(updates, exclude=exclude)
     checked = _checked("median", {"kind": kind}, len(batch))
@@ -147,7 +155,7 @@ def trimmed_mean(updates: Any, f: int, *, out: Any = None, exclude: Sequence[str
     """Mean of every parameter over clients, without its f smallest and f largest values; correctly rounded.
 
     f: number of hostile clients tolerated (a count, not a fraction), 0 <= 2 f < n, else RuleError.
-    out, errors: as in mean(). Reference: Yin et al., ICML 2018 (their beta is f / n).
+    Takes no weights. out, errors: as in mean(). Reference: Yin et al., ICML 2018 (their beta is f / n).
     """
     batch = Batch(updates, exclude=exclude)
     checked = _checked("trimmed_mean", {"f": f}, len(batch))
@@ -183,8 +191,10 @@ def gram(updates: Any, *, exclude: Sequence[str] = ()) -> np.ndarray[Any, np.dty
 def meamed(updates: Any, f: int, *, out: Any = None, exclude: Sequence[str] = ()) -> Any:
     """Mean, per parameter, of the n - f values nearest to the median; correctly rounded. Takes no weights.
 
-    n >= 2 f + 1, else RuleError. Equally near: the smaller value. Reference: Xie, Koyejo, Gupta, 2018,
-    "Generalized Byzantine-tolerant SGD" (mean around median).
+    The median of an even number is the mean of the middle two, as in ByzFL; peers that take the lower or
+    upper one (AggregaThor, Garfield) are not covered. n >= 2 f + 1, else RuleError. Equally near: the smaller
+    value.
+    Reference: Xie, Koyejo, Gupta, 2018, "Generalized Byzantine-tolerant SGD" (mean around median).
     """
     return _run("meamed", {"f": f}, updates, None, out, exclude)
 
@@ -211,7 +221,8 @@ def krum(
     """The update with the lowest Krum score: the sum of its squared distances to its nearest n-f-2 others.
 
     f: number of hostile clients tolerated, n >= 2 f + 3, else RuleError. neighbors: "n-f-2" (the
-    paper) or "n-f-1" (ByzFL). Takes no weights. Reference: Blanchard et al., NeurIPS 2017.
+    paper, Flower) or "n-f-1" (ByzFL). Scores of distances that are not squared (p = 1) or squared twice
+    (Blades: d^4) are not covered. Takes no weights. Reference: Blanchard et al., NeurIPS 2017.
     """
     return _run("krum", {"f": f, "neighbors": neighbors}, updates, None, out, exclude)
 
@@ -246,7 +257,8 @@ def bulyan(
     """Per parameter, the mean of the n - 4 f values nearest to the median of n - 2 f selected updates.
 
     variant: "iterative" selects one update after another by Krum among those left (the paper; then at least
-    one neighbour counts), "oneshot" the n - 2 f lowest Krum scores at once (Flower's Message API).
+    one neighbour counts), "oneshot" the n - 2 f lowest Krum scores at once (Flower's Message API). Garfield's
+    Bulyan, which selects n - 2 f - 2 updates and averages Multi-Krum's on the way, is not covered.
     n >= 4 f + 3, else RuleError. Takes no weights. Reference: El Mhamdi et al., ICML 2018.
     """
     parameters: Parameters = {"f": f, "variant": variant, "neighbors": neighbors}
@@ -300,8 +312,9 @@ def caf(updates: Any, f: int, *, out: Any = None, exclude: Sequence[str] = ()) -
 def smea(updates: Any, f: int, *, weights: Any = None, out: Any = None, exclude: Sequence[str] = ()) -> Any:
     """Mean of the n - f updates whose covariance has the least top eigenvalue, found exactly.
 
-    n >= 2 f + 1 and at most 250,000 subsets, else RuleError. Equal eigenvalues: the first subset in
-    lexicographic order. Reference: Allouah et al., ICML 2023.
+    n >= 2 f + 1 and at most 250,000 subsets, else RuleError. Equal eigenvalues (to 1e-12 of the least one, as
+    rounding tells equal ones apart): the first subset in lexicographic order. Reference: Allouah et al., ICML
+    2023.
     """
     return _run("smea", {"f": f}, updates, weights, out, exclude)
 
@@ -383,7 +396,8 @@ def norm_clipping(
 ) -> Any:
     """Mean of the updates after those longer than radius are shortened to it; correctly rounded.
 
-    radius: a number, or "median" of the norms. scores: norms. Reference: Sun et al., 2019.
+    radius: a number, or "median" of the norms; RuleError where that is infinite, as it would clip nobody.
+    scores: norms. Reference: Sun et al., 2019.
     """
     return _run("norm_clipping", {"radius": radius}, updates, weights, out, exclude)
 
@@ -392,8 +406,9 @@ def foolsgold(updates: Any, *, kappa: float = 1.0, out: Any = None, exclude: Seq
     """Weighted mean in which updates that point the same way as others count less: against sybils.
 
     Cosines of the updates given: hand over sums of past rounds to have the paper's memory. A zero update has
-    cosine 0. All alike: the plain mean. It does not bound a single outlier, put a rule that does behind
-    it. scores: largest cosine to another. Takes no weights. Reference: Fung, Yoon, Beschastnikh, RAID 2020.
+    cosine 0. All alike: the plain mean. All infinitely long: RuleError. It does not bound a single outlier,
+    put a rule that does behind it. scores: largest cosine to another. Takes no weights. Reference: Fung,
+    Yoon, Beschastnikh, RAID 2020.
     """
     return _run("foolsgold", {"kappa": kappa}, updates, None, out, exclude)
 
@@ -401,8 +416,9 @@ def foolsgold(updates: Any, *, kappa: float = 1.0, out: Any = None, exclude: Seq
 def fltrust(updates: Any, server: Any, *, out: Any = None, exclude: Sequence[str] = ()) -> Any:
     """Mean of the updates, each at the length of the server's own, weighted by max(cosine to it, 0).
 
-    server: an update like the others, computed on data that the server trusts. Zeros if nobody's update
-    points its way. scores: cosines. Takes no weights. Reference: Cao et al., NDSS 2021.
+    server: an update like the others, computed on data that the server trusts; RuleError if its norm is 0 or
+    infinite. Zeros if nobody's update points its way. scores: cosines. Takes no weights. Reference: Cao et
+    al., NDSS 2021.
     """
     return _run("fltrust", {}, updates, None, out, exclude, {"server": server})
 
@@ -413,19 +429,22 @@ def flame(
     """Mean of the majority cluster by cosine, clipped to the median norm, plus Gaussian noise.
 
     Cluster: what HDBSCAN finds for a least size of n // 2 + 1. noise: standard deviation as a share of the
-    median norm; seed: of the noise, so that it can be made again. scores: norms. Takes no weights.
+    median norm; seed: of the noise, so that it can be made again. RuleError where noise takes a value beyond
+    the dtype: nothing infinite is returned. scores: norms. Takes no weights.
     Reference: Nguyen et al., USENIX Security 2022.
     """
     return _run("flame", {"noise": noise, "seed": seed}, updates, None, out, exclude)
 
 
 # ---- pre-aggregators -------------------------------------------------------------------------------------
-# In a rule text they stand before a rule, and what they return is never formed.
+# In a rule text they stand before a rule, and what they return is never formed. They take no weights; whether
+# the rule behind them may use reported weights is said at each.
 
 
 def nnm(updates: Any, f: int, *, exclude: Sequence[str] = ()) -> list[Any]:
     """n updates, each the mean of the n - f nearest to one of them, itself included. n >= f + 1.
 
+    Takes no weights, and as it mixes clients no rule behind it may either (weights=use is a RuleError).
     Reference: Allouah et al., AISTATS 2023 (nearest neighbour mixing).
     """
     return _mixed("nnm", {"f": f}, updates, exclude)
@@ -434,19 +453,26 @@ def nnm(updates: Any, f: int, *, exclude: Sequence[str] = ()) -> list[Any]:
 def bucketing(updates: Any, s: int, *, seed: int = 0, exclude: Sequence[str] = ()) -> list[Any]:
     """ceil(n / s) updates: means of s at a time (the last: of the rest) in an order drawn by the seed.
 
+    Takes no weights, and as it mixes clients no rule behind it may either (weights=use is a RuleError).
     Reference: Karimireddy, He, Jaggi, ICLR 2022.
     """
     return _mixed("bucketing", {"s": s, "seed": seed}, updates, exclude)
 
 
 def clipping(updates: Any, radius: float, *, exclude: Sequence[str] = ()) -> list[Any]:
-    """The updates, those longer than radius shortened to it."""
+    """The updates, those longer than radius shortened to it.
+
+    Takes no weights; a rule behind it ignores them unless its text says weights=use, the mean too.
+    `clipping(radius=r) | mean` is norm_clipping(radius=r), also one update at a time.
+    """
     return _mixed("clipping", {"radius": radius}, updates, exclude)
 
 
 def arc(updates: Any, f: int, *, exclude: Sequence[str] = ()) -> list[Any]:
     """The updates, the floor(2 f (n - f) / n) longest shortened to the next longest. n >= 2 f + 1.
 
+    Takes no weights; a rule behind it ignores them unless its text says weights=use, the mean too. RuleError
+    where more norms than are cut are infinite.
     Reference: Allouah et al., ICLR 2025 (adaptive robust clipping).
     """
     return _mixed("arc", {"f": f}, updates, exclude)
@@ -500,10 +526,7 @@ class Rule:
         exclude: Sequence[str] = (),
     ) -> Outcome:
         """state, server: updates like the clients', for rules that take them."""
-        ids = None if client_ids is None else list(client_ids)
-        if ids is not None and len(set(ids)) < len(ids):
-            twice = sorted({i for i in ids if ids.count(i) > 1})
-            raise ArgumentError(f"client ids given twice: {', '.join(twice[:8])}")
+        ids = checked_ids(client_ids)
         batch = Batch(updates, ids, exclude)
         inputs = {"state": state, "server": server}
         return self.run(batch, checked_weights(weights, len(batch)), ids, inputs=inputs, out=out)
@@ -524,12 +547,12 @@ class Rule:
         self.check(n)
         needs = _engine.needs_of(self.stages)
         sources = _engine.Sources(batch, needs, inputs or {}, self.text)
-        target = Target(batch, out)
+        target = Target(batch, out, sources.batch.updates[n:])
         table, bad = self._measured(sources, needs)
         while True:
             if strict and bad:
                 raise NonFiniteError([names[i] for i in bad])
-            stages = self._without(bad, names, n)
+            stages = self.left(bad, names, n)
             active = [i for i in range(n) if i not in set(bad)]
             rows = [*active, *range(n, len(sources.batch))]
             decided = _engine.decide(
@@ -594,6 +617,20 @@ class Rule:
             (name, {**p, "f": max(int(p["f"]) - len(bad), 0)} if "f" in p else p) for name, p in self.stages
         )
 
+    def left(self, bad: Sequence[int], names: Sequence[Client], n: int) -> tuple[tuple[str, Parameters], ...]:
+        """Stages for the clients left when those in `bad` are dropped, their bounds checked again."""
+        stages = self._without(bad, names, n)
+        try:
+            if bad:  # a pivot is one of all n clients, and was checked with them
+                bounds = tuple((name, {**p, "pivot": 0} if "pivot" in p else p) for name, p in stages)
+                replace(self, stages=bounds).check(n - len(bad))
+        except RuleError as error:
+            shown = ", ".join(str(names[i]) for i in bad[:8]) + (", ..." if len(bad) > 8 else "")
+            raise RuleError(
+                f"{error}, once {len(bad)} of {n} clients were left out for NaN or infinity ({shown})"
+            ) from None
+        return stages
+
     def begin(
         self,
         schema: Schema | None = None,
@@ -601,21 +638,43 @@ class Rule:
         spool: str | Path | None = None,
         state: Any = None,
         server: Any = None,
+        exclude: Sequence[str] = (),
     ) -> Accumulator:
         """Starts an incremental run: add(client_id, update, weight) as updates arrive, then finish().
 
-        schema: what every update must have; the first one's when None. The mean and norm_clipping of a fixed
-        radius take 24 bytes per value however many updates come. Other rules keep the updates, not to be
-        changed until finish(), or copy them to files in the folder `spool` and read them from there.
+        schema: what every update must have; the first one's when None. The mean, norm_clipping of a fixed
+        radius and clipping | mean take 24 bytes per value however many updates come. Other rules keep the
+        updates, not to be changed until finish(), or copy them to files in the folder `spool` and read them
+        from there.
+        exclude: tensors to leave out of every update.
         """
         from ._incremental import Kept, RunningMean
+        from .update import Schema, Update, open_update
 
-        streams = self.name == "mean" or (
-            self.name == "norm_clipping" and self.parameters["radius"] != "median"
-        )
-        if streams and len(self.stages) == 1 and spool is None and state is None and server is None:
-            return RunningMean(self, schema)
-        return Kept(self, schema, spool, {"state": state, "server": server})
+        if not (schema is None or isinstance(schema, Schema)):
+            raise ArgumentError(
+                f"schema: a Schema, such as open_update(x).schema, expected, got {schema!r:.80}"
+            )
+        if not (spool is None or isinstance(spool, (str, Path))):
+            raise ArgumentError(f"spool: a folder expected, got {spool!r:.80}")
+        inputs = {"state": state, "server": server}
+        _engine.check_inputs(self.text, _engine.needs_of(self.stages), inputs)
+        for given in (state, server):
+            if not (given is None or isinstance(given, Update)):
+                open_update(given).close()
+        if clip_radius(self) is not None and spool is None:
+            return RunningMean(self, schema, exclude)
+        return Kept(self, schema, exclude, spool, inputs)
+
+
+def clip_radius(made: Rule) -> float | None:
+    """The radius of a rule that is a mean of updates clipped to it (infinity: the mean), else None."""
+    names, last = [name for name, _ in made.stages], made.stages[-1][1]
+    if names == ["mean"]:
+        return math.inf
+    if names == ["clipping", "mean"]:
+        return float(made.stages[0][1]["radius"])
+    return float(last["radius"]) if names == ["norm_clipping"] and last["radius"] != "median" else None
 
 
 def rule(text: str | Rule) -> Rule:
@@ -637,12 +696,12 @@ def _make(given: Sequence[tuple[str, Parameters]]) -> Rule:
             stray = "a pre-aggregator, a rule comes last: " if name in _engine.STAGES else stray
             raise RuleError(f"unknown {what} {name!r}: {stray}{', '.join(sorted(known))} expected")
         stages.append((name, _parameters(name, known[name], parameters)))
+    name, parameters = stages[-1]
+    if len(stages) > 1 and parameters.get("weights") == "use" and "weights" not in given[-1][1]:
+        parameters["weights"] = "ignore"  # a composition is a robust rule, though its last stage is the mean
     mixed = [name for name, _ in stages[:-1] if not _engine.STAGES[name].keeps_clients]
-    if mixed and stages[-1][1].get("weights") == "use":
-        name, parameters = stages[-1]
-        if "weights" in given[-1][1] or _engine.RULES[name].parameters["weights"].default != "use":
-            raise RuleError(f"{name}: weights=use has no meaning behind {mixed[0]}, which mixes clients")
-        parameters["weights"] = "ignore"
+    if mixed and parameters.get("weights") == "use":
+        raise RuleError(f"{name}: weights=use has no meaning behind {mixed[0]}, which mixes clients")
     return Rule(_rule_text.write(stages), tuple(stages))
 
 
@@ -654,7 +713,7 @@ def _parameters(name: str, spec: Spec, given: Mapping[str, Any]) -> Parameters:
     parameters: Parameters = {}
     for key, parameter in spec.parameters.items():
         value = given.get(key, parameter.default)
-        if value is None or (parameter.default is None and value == "required"):
+        if value is None:
             raise RuleError(f"{name}: {key} is required, such as {name}({key}=1)")
         parameters[key] = parameter.check(name, key, value)
     return parameters
@@ -726,8 +785,11 @@ def checked_weights(weights: Any, n: int) -> np.ndarray[Any, np.dtype[np.float64
     if weights is None:
         return None
     try:
-        checked = np.array(weights, dtype=np.float64)
-    except (TypeError, ValueError):
+        given = np.asarray(weights)
+        if given.dtype.kind in "bcSUMm" or isinstance(weights, (Mapping, set, frozenset)):
+            raise TypeError
+        checked = np.array(given, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise ArgumentError(f"weights: {n} numbers expected, got {weights!r:.200}") from None
     if checked.shape != (n,):
         raise ArgumentError(f"weights: {n} numbers expected, got shape {checked.shape}")
@@ -739,6 +801,22 @@ def checked_weights(weights: Any, n: int) -> np.ndarray[Any, np.dtype[np.float64
             f"weights: positive numbers in [2^-500, 2^500] expected, got {checked[i]} at index {i}"
         )
     return checked
+
+
+def checked_ids(client_ids: Any) -> list[str] | None:
+    """Client ids as a list of different strings, or None."""
+    if client_ids is None:
+        return None
+    if isinstance(client_ids, (str, bytes, set, frozenset)) or not isinstance(client_ids, Iterable):
+        raise ArgumentError(f"client ids: a sequence of strings expected, got {client_ids!r:.80}")
+    ids = list(client_ids)
+    for given in ids:
+        if not isinstance(given, str):
+            raise ArgumentError(f"client ids: strings expected, got {given!r:.80}")
+    if len(set(ids)) < len(ids):
+        twice = sorted({i for i in ids if ids.count(i) > 1})
+        raise ArgumentError(f"client ids given twice: {', '.join(twice[:8])}")
+    return ids
 
 
 from ._shards import (  # noqa: E402  (they are built on Rule)

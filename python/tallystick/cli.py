@@ -107,6 +107,7 @@ def aggregate(
             selected=list(outcome.selected),
             rejected=outcome.rejected,
             scores={c: s if math.isfinite(s) else str(s) for c, s in outcome.scores.items()},
+            weights=outcome.weights,
             out=str(target),
             aggregate_hash=outcome.record.aggregate_hash,
             record_hash=outcome.record.hash.hex() if recorded else None,
@@ -116,7 +117,11 @@ def aggregate(
         return
     out.print(f"{len(clients)} clients, {escape(outcome.rule)} -> [bold]{escape(str(target))}[/bold]")
     for client, reason in outcome.rejected.items():
-        out.print(f"  left out: {escape(str(client))} ({escape(reason)})")
+        judged = f", score {outcome.scores[client]:.6g}" if client in outcome.scores else ""
+        out.print(f"  left out: {escape(str(client))} ({escape(reason)}{judged})")
+    if len(set(outcome.weights.values())) > 1:
+        shown = "  ".join(f"{escape(str(c))} {w:.4g}" for c, w in outcome.weights.items())
+        out.print(f"  weights: {shown}")
     if recorded:
         out.print(f"recorded as entry {outcome.record.log_index}: {outcome.record.hash.hex()}")
     out.print("  ".join(f"{stage} {value:.3f} s" for stage, value in seconds.items()))

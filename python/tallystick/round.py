@@ -23,12 +23,12 @@ import numpy as np
 from . import arrays, canonical, frame, merkle, record
 from . import ledger as ledgers
 from ._columns import Batch
-from ._engine import fitting
+from ._engine import check_inputs, fitting
 from .aggregate import Client, Outcome, Rule
 from .aggregate import checked_weights as _checked_weights
 from .aggregate import rule as as_rule
 from .errors import ArgumentError, SchemaError, StaleHeadError, TallystickError
-from .update import Schema, Update, check_same_schema, open_update, write_safetensors
+from .update import Schema, Update, check_same_schema, checked_names, open_update, write_safetensors
 
 __all__ = [
     "Decision",
@@ -98,12 +98,16 @@ class Round:
             raise ArgumentError(f"round number: a whole number from 0 to 2^53 - 1 expected, got {number!r}")
         if kind not in KINDS:
             raise ArgumentError(f"kind: one of {', '.join(KINDS)} expected, got {kind!r}")
-        self.number, self.kind, self.exclude = number, kind, tuple(exclude)
+        self.number, self.kind, self.exclude = number, kind, tuple(checked_names(exclude))
         self.rule = as_rule(rule)
         self.inputs = _opened_inputs(self.rule, {"state": state, "server": server})
+        if not (keep is None or isinstance(keep, (str, os.PathLike))):
+            raise ArgumentError(f"keep: a folder expected, got {keep!r:.80}")
         self.keep = None if keep is None else round_folder(Path(keep), number)
         self.base = None if base is None else tensors_of(open_update(base))
         self.base_hash = "" if self.base is None else frame.value_hash(self.base).hex()
+        if not isinstance(ledger, (str, ledgers.Ledger)):
+            raise ArgumentError(f"ledger: a URL or an open Ledger expected, got {ledger!r:.80}")
         self._owns_ledger = isinstance(ledger, str)
         self.ledger = ledgers.connect(ledger) if isinstance(ledger, str) else ledger
         self.namespace_id = self.ledger.open_namespace(namespace).namespace_id
@@ -408,15 +412,8 @@ def _open_hash(opened: Round) -> bytes:
 
 
 def _opened_inputs(rule: Rule, given: Mapping[str, Any]) -> dict[str, Update]:
-    opened = {}
-    for name, value in given.items():
-        if value is not None and name not in rule.inputs:
-            raise ArgumentError(f"{rule.text} takes no {name}")
-        if value is None and name == "server" and name in rule.inputs:
-            raise ArgumentError(f"{rule.text} needs server=, the server's own update")
-        if value is not None:
-            opened[name] = open_update(value)
-    return opened
+    check_inputs(rule.text, frozenset(rule.inputs), given)
+    return {name: open_update(value) for name, value in given.items() if value is not None}
 
 
 def _check_binding(opened: Round, client: str, update: Update) -> None:

@@ -21,7 +21,7 @@ import sys
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +46,7 @@ __all__ = [
     "Tensor",
     "Update",
     "check_same_schema",
+    "checked_names",
     "open_update",
     "write_safetensors",
 ]
@@ -323,8 +324,7 @@ def open_update(obj: object, *, exclude: Collection[str] = ()) -> Update:
     Raises ArgumentError for another object, SchemaError for names and dtypes that updates cannot have,
     FormatError for a file or frame that is not what it claims to be.
     """
-    if isinstance(exclude, str):
-        raise ArgumentError(f"exclude={exclude!r}: a collection of tensor names expected, got a str")
+    exclude = checked_names(exclude)
     if isinstance(obj, Update):
         if both := {t.name for t in obj.schema.tensors} & set(exclude):
             raise ArgumentError(
@@ -344,6 +344,19 @@ def open_update(obj: object, *, exclude: Collection[str] = ()) -> Update:
     named = obj if isinstance(obj, Mapping) else {"update": obj}
     opened = _opened_at_once(named, exclude) if type(named) in (dict, OrderedDict) else None
     return _opened_one_by_one(named, exclude) if opened is None else opened
+
+
+def checked_names(exclude: Iterable[str]) -> Collection[str]:
+    """exclude as a collection of tensor names; ArgumentError for anything else."""
+    if isinstance(exclude, (tuple, frozenset)) and not exclude:
+        return exclude
+    if isinstance(exclude, (str, bytes)) or not isinstance(exclude, Iterable):
+        kind = type(exclude).__name__
+        raise ArgumentError(f"exclude={exclude!r:.200}: a collection of tensor names expected, got a {kind}")
+    try:
+        return frozenset(exclude)
+    except TypeError:
+        raise ArgumentError(f"exclude: tensor names expected, got {exclude!r:.200}") from None
 
 
 def _opened_at_once(named: Mapping[Any, Any], exclude: Collection[str]) -> MemoryUpdate | None:
