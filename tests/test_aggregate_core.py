@@ -284,7 +284,7 @@ def test_ties_of_exact_sums_are_settled_in_the_first_tier(level):
 
 # What hides from the first tier that the sum is exact: nothing of float16, whose sums always are.
 @pytest.mark.parametrize(
-    "dtype, hiding, redone_by",
+    ("dtype", "hiding", "redone_by"),
     [("float16", 2.0**-24, 0), ("bfloat16", 2.0**-60, 64), ("float32", 2.0**-60, 64), ("float64", 0.0, 64)],
 )
 def test_other_ties_are_settled_in_the_second_tier(level, dtype, hiding, redone_by):
