@@ -141,10 +141,7 @@ def test_read_only_memory_of_another_library_is_refused():
     assert (x == 1).all()
 
 
-def test_torch_outs():
-    torch = pytest.importorskip(
-        "torch", reason="torch is not installed; .ci/run frameworks runs these with it"
-    )
+def test_torch_outs(torch):
     x = torch.from_numpy(updates())
     out = torch.zeros(D)
     assert A.mean(x, out=out) is out

@@ -61,6 +61,33 @@ def test_values_are_byzfls(byzfl, text, name, options, n, f, d):
         assert_near(A.rule(text.format(f=f))(x).value, theirs)
 
 
+def marked(x):
+    """The updates with one more value for each client, 1e-3 of its own: it shows who entered a mean, and adds
+    the same to the square of every distance.
+    """
+    return np.concatenate([x, 1e-3 * np.eye(len(x))], axis=1)
+
+
+def entered(value, n):
+    return tuple(np.flatnonzero(np.abs(value[-n:]) > 1e-6 / n).tolist())
+
+
+@pytest.mark.parametrize(("n", "f", "d"), SIZES)
+@pytest.mark.parametrize(
+    ("text", "name", "options"),
+    [(text, *rest) for text, *rest in BYZFL if text.startswith(("krum", "multi_krum", "monna", "mda"))],
+)
+def test_byzfl_selects_the_clients_that_ours_does(byzfl, text, name, options, n, f, d):
+    if name == "MDA" and n > 20:
+        pytest.skip("ByzFL tries all subsets: minutes")
+    for seed in range(5):
+        x = marked(updates(n, d, seed))
+        theirs = byzfl("aggregators.aggregators", name)(**options(f))(x.copy())
+        outcome = A.rule(text.format(f=f))(x)
+        assert outcome.selected == entered(theirs, n)
+        assert outcome.selected == entered(outcome.value, n)
+
+
 @pytest.mark.parametrize(("n", "f", "d"), SIZES)
 @pytest.mark.parametrize(("text", "name", "options"), STAGES, ids=[t for t, _, _ in STAGES])
 @pytest.mark.parametrize("then", ["TrMean", "GeometricMedian", "Average", "Median"])
@@ -106,3 +133,24 @@ def test_values_are_flowers(flwr, n, f, d):
         copied = list(results)  # Flower pops updates off the list that it is given
         bulyan = theirs.aggregate_bulyan(copied, f, theirs.aggregate_krum, to_keep=0)[0]
         assert_near(A.bulyan(x, f), bulyan)
+
+
+@pytest.mark.parametrize(("n", "f", "d"), SIZES)
+def test_flower_selects_the_clients_that_ours_does(flwr, n, f, d):
+    app, theirs = (
+        importlib.import_module("flwr.app"),
+        importlib.import_module("flwr.serverapp.strategy.multikrum"),
+    )
+    for seed in range(5):
+        x = updates(n, d, seed)
+        contents = [app.RecordDict({"arrays": app.ArrayRecord([row])}) for row in x]
+        for m in (1, 3, n - f):
+            chosen = {id(c) for c in theirs.select_multikrum(contents, f, m)}
+            expected = tuple(i for i in range(n) if id(contents[i]) in chosen)
+            assert A.rule(f"multi_krum(f={f}, m={m})")(x).selected == expected
+        marks = marked(x)
+        legacy = importlib.import_module("flwr.server.strategy.aggregate")
+        results = [([row.copy()], 1) for row in marks]
+        assert A.krum(marks, f).tobytes() == legacy.aggregate_krum(results, f, 0)[0].tobytes()
+        many = legacy.aggregate_krum(results, f, n - f)[0]
+        assert A.rule(f"multi_krum(f={f})")(marks).selected == entered(many, n)

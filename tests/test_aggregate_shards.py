@@ -27,6 +27,21 @@ RULES = [
     "nnm(f=2) | trimmed_mean(f=2)",
     "bucketing(s=2) | median",
     "arc(f=2) | multi_krum(f=2)",
+    "median(kind=upper)",
+    "meamed(f=2)",
+    "phocas(f=2)",
+    "majority",
+    "multi_krum(f=2, m=4)",
+    "mda(f=2)",
+    "smea(f=2)",
+    "monna(f=2, pivot=3)",
+    "cge(f=2)",
+    "foolsgold",
+    "clipping(radius=500) | mean",
+    "clipping(radius=500) | median",
+    "norm_clipping(radius=500)",
+    "bulyan(f=2, variant=oneshot)",
+    "bucketing(s=1, seed=2) | monna(f=2)",
 ]
 
 
