@@ -50,19 +50,37 @@ Clients py_nonfinite(const Array<std::uint64_t>& pointers, const Array<std::int6
     return nonfinite(rows);
 }
 
-Clients py_distances(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
-                     const std::string& dtype, std::size_t column, Array<double> part, Array<double> total) {
+template <Clients (*kMeasure)(const Rows&, std::size_t, double*, double*)>
+Clients py_pairs(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                 const std::string& dtype, std::size_t column, Array<double> part, Array<double> total) {
     const Rows rows = make_rows(pointers, bounds, dtype);
-    double* p = square_matrix(part, rows.n, "distances: part");
-    double* t = square_matrix(total, rows.n, "distances: total");
+    double* p = square_matrix(part, rows.n, "part");
+    double* t = square_matrix(total, rows.n, "total");
     const py::gil_scoped_release release;
-    return distances(rows, column, p, t);
+    return kMeasure(rows, column, p, t);
+}
+
+Clients py_norms(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                 const std::string& dtype, std::size_t column, Array<double> part, Array<double> total) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    double *p = values(part, rows.n, "part"), *t = values(total, rows.n, "total");
+    const py::gil_scoped_release release;
+    return norms(rows, column, p, t);
+}
+
+template <Clients (*kMeasure)(const Rows&, std::size_t, std::size_t, double*, double*), std::size_t kEach>
+Clients py_row(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+               const std::string& dtype, std::size_t row, std::size_t column, Array<double> part,
+               Array<double> total) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    double *p = values(part, kEach * rows.n, "part"), *t = values(total, kEach * rows.n, "total");
+    const py::gil_scoped_release release;
+    return kMeasure(rows, row, column, p, t);
 }
 
 void py_distances_finish(Array<double> part, Array<double> total) {
-    const auto n = static_cast<std::size_t>(part.ndim() == 2 ? part.shape(0) : 0);
-    distances_finish(n, square_matrix(part, n, "distances: part"),
-                     square_matrix(total, n, "distances: total"));
+    const auto count = static_cast<std::size_t>(part.size());
+    distances_finish(count, values(part, count, "part"), values(total, count, "total"));
 }
 
 }  // namespace
@@ -80,7 +98,12 @@ void tallystick::bind_aggregate(py::module_& m) {
     m.def("phocas", &py_counted<&phocas>, pointers, bounds, dtype, f, out);
     m.def("majority", &py_majority, pointers, bounds, dtype, out);
     m.def("nonfinite", &py_nonfinite, pointers, bounds, py::arg("dtype"));
-    m.def("distances", &py_distances, pointers, bounds, py::arg("dtype"), py::arg("column"), part, total);
+    const auto row = py::arg("row"), column = py::arg("column");
+    m.def("distances", &py_pairs<&distances>, pointers, bounds, dtype, column, part, total);
+    m.def("products", &py_pairs<&products>, pointers, bounds, dtype, column, part, total);
+    m.def("norms", &py_norms, pointers, bounds, dtype, column, part, total);
+    m.def("distances_to", &py_row<&distances_to, 1>, pointers, bounds, dtype, row, column, part, total);
+    m.def("products_with", &py_row<&products_with, 2>, pointers, bounds, dtype, row, column, part, total);
     m.def("distances_finish", &py_distances_finish, part, total);
     m.def("redone", [] {
         const Redone r = redone();

@@ -60,6 +60,13 @@ inline double* square_matrix(Array<double>& m, std::size_t n, const char* name) 
     return m.mutable_data();
 }
 
+// The values of an array that the callee writes.
+inline double* values(Array<double>& array, std::size_t count, const char* name) {
+    if (static_cast<std::size_t>(array.size()) != count)
+        throw std::invalid_argument(std::string(name) + ": " + std::to_string(count) + " values expected");
+    return array.mutable_data();
+}
+
 // One finite coefficient per client, of any sign.
 inline const double* checked_coefficients(const Array<double>& weights, std::size_t n) {
     if (weights.ndim() != 1 || static_cast<std::size_t>(weights.shape(0)) != n)

@@ -1,5 +1,6 @@
 // Loops of distances. By levels.h.
 #include "lanes.h"
+#include "widen.h"
 
 namespace LEVEL {
 
@@ -7,19 +8,41 @@ constexpr std::size_t kSquare = kBytes == 64   ? 5
                                 : kBytes == 32 ? 3
                                                : 2;  // rows x rows whose sums stay in registers
 
+// As many values of T at p as a vector holds values of F, a format that T fits into.
+template <class T, class F>
+TALLYSTICK_HD typename Lanes<F>::Vec read_as(const char* p) {
+    if constexpr (sizeof(F) == 8) {
+        return load_widened<T>(p);
+    } else {
+        return Load<T>::from(p);
+    }
+}
+
 // One block of one row, at any address, to `to`. The block after it is prefetched. False: a value is not
 // finite.
-template <class T>
-bool pack(const char* from, Widened<T>* to) {
-    typedef Widened<T> F;
+template <class S>
+bool pack(const char* from, typename S::F* to) {
+    typedef typename S::Value T;
+    typedef typename S::F F;
     FiniteCheck<F> check;
     for (std::size_t c = 0; c < kDistanceBlock; c += Lanes<F>::kCount) {
-        const auto x = Load<T>::from(from + c * sizeof(T));
+        const auto x = read_as<T, F>(from + c * sizeof(T));
         check.see(x);
         store(to + c, x);
         __builtin_prefetch(from + (c + kDistanceBlock) * sizeof(T), 0, 2);
     }
     return check.finite();
+}
+
+// sum + (x - y)^2, or sum + x y.
+template <bool kProduct, class Vec>
+TALLYSTICK_HD Vec add_term(Vec x, Vec y, Vec sum) {
+    if constexpr (kProduct) {
+        return fused(x, y, sum);
+    } else {
+        const Vec t = x - y;
+        return fused(t, t, sum);
+    }
 }
 
 // lanes[0] = their sum, by the fixed tree.
@@ -66,11 +89,13 @@ TALLYSTICK_HD void sum_all_lanes(F (*lanes)[kLanes], F* totals) {
     for (std::size_t k = 0; k < kCount; ++k) totals[k] = sum_lanes(lanes[k]);
 }
 
-// sums[i * n + j] = distance over one block of rows a + i and b + j; kDiagonal: a == b, only i < j.
-template <class F, bool kDiagonal>
-void square(const F* packed, std::size_t n, std::size_t a, std::size_t b, double* sums) {
+// sums[i * n + j] = D or G over one block for rows a + i and b + j; kDiagonal: a == b, only i < j (G: i <=
+// j).
+template <class S, bool kDiagonal>
+void square(const typename S::F* packed, std::size_t n, std::size_t a, std::size_t b, double* sums) {
+    typedef typename S::F F;
     typedef typename Lanes<F>::Vec Vec;
-    constexpr std::size_t kCount = Lanes<F>::kCount;
+    constexpr std::size_t kCount = Lanes<F>::kCount, kFrom = S::kProduct ? 0 : 1;
     const F *x[kSquare], *y[kSquare];
     for (std::size_t i = 0; i < kSquare; ++i) {  // beyond the last row: the last row again
         x[i] = packed + (a + i < n ? a + i : n - 1) * kPackedStride;
@@ -88,35 +113,83 @@ void square(const F* packed, std::size_t n, std::size_t a, std::size_t b, double
 #pragma GCC unroll 5
             for (std::size_t i = 0; i < kSquare; ++i) u[i] = load<Vec>(x[i] + c);
 #pragma GCC unroll 5
-            for (std::size_t j = kDiagonal; j < kSquare; ++j) {
+            for (std::size_t j = kDiagonal ? kFrom : 0; j < kSquare; ++j) {
                 const Vec v = kDiagonal ? u[j] : load<Vec>(y[j] + c);
 #pragma GCC unroll 5
-                for (std::size_t i = 0; i < (kDiagonal ? j : kSquare); ++i) {
-                    const Vec t = u[i] - v;
-                    sum[i][j] = fused(t, t, sum[i][j]);
-                }
+                for (std::size_t i = 0; i < (kDiagonal ? j + 1 - kFrom : kSquare); ++i)
+                    sum[i][j] = add_term<S::kProduct>(u[i], v, sum[i][j]);
             }
         }
 #pragma GCC unroll 5
         for (std::size_t i = 0; i < kSquare; ++i)
 #pragma GCC unroll 5
-            for (std::size_t j = kDiagonal ? i + 1 : 0; j < kSquare; ++j)
+            for (std::size_t j = kDiagonal ? i + kFrom : 0; j < kSquare; ++j)
                 store(lanes[i * kSquare + j] + first, sum[i][j]);
     }
     F totals[kRoom];
     sum_all_lanes<kPairs>(lanes, totals);
     for (std::size_t i = 0; i < kSquare && a + i < n; ++i)
-        for (std::size_t j = kDiagonal ? i + 1 : 0; j < kSquare && b + j < n; ++j)
+        for (std::size_t j = kDiagonal ? i + kFrom : 0; j < kSquare && b + j < n; ++j)
             sums[(a + i) * n + b + j] = static_cast<double>(totals[i * kSquare + j]);
 }
 
-// All pairs i < j of n packed rows.
-template <class F>
-void block_distances(const F* packed, std::size_t n, double* sums) {
+// All pairs i < j (G: i <= j) of n packed rows.
+template <class S>
+void block_pairs(const typename S::F* packed, std::size_t n, double* sums) {
     for (std::size_t a = 0; a < n; a += kSquare) {
-        square<F, true>(packed, n, a, a, sums);
-        for (std::size_t b = a + kSquare; b < n; b += kSquare) square<F, false>(packed, n, a, b, sums);
+        square<S, true>(packed, n, a, a, sums);
+        for (std::size_t b = a + kSquare; b < n; b += kSquare) square<S, false>(packed, n, a, b, sums);
     }
+}
+
+// Over one block of two rows at any addresses, D or G of x with x (kNorms) and with y (kOther), each where it
+// is wanted. False: a value of x is not finite; no sum is then.
+template <class S, bool kNorms, bool kOther>
+bool block_single(const char* x, const char* y, double* norm, double* other) {
+    typedef typename S::Value T;
+    typedef typename S::F F;
+    typedef typename Lanes<F>::Vec Vec;
+    constexpr std::size_t kCount = Lanes<F>::kCount, kVecs = kLanes / kCount;
+    Vec own[kVecs] = {}, both[kVecs] = {};
+    for (std::size_t c = 0; c < kDistanceBlock; c += kLanes) {
+        __builtin_prefetch(x + (c + kDistanceBlock) * sizeof(T), 0, 2);
+#pragma GCC unroll 8
+        for (std::size_t v = 0; v < kVecs; ++v) {
+            const std::size_t at = (c + v * kCount) * sizeof(T);
+            const Vec u = read_as<T, F>(x + at);
+            if (kNorms) own[v] = add_term<S::kProduct>(u, u, own[v]);
+            if (kOther) both[v] = add_term<S::kProduct>(u, read_as<T, F>(y + at), both[v]);
+        }
+    }
+    F lanes[kLanes], sum = 0;
+    if (kNorms) {
+        for (std::size_t v = 0; v < kVecs; ++v) store(lanes + v * kCount, own[v]);
+        sum = sum_lanes(lanes);
+        *norm = static_cast<double>(sum);
+    }
+    if (kOther) {
+        for (std::size_t v = 0; v < kVecs; ++v) store(lanes + v * kCount, both[v]);
+        const F with = sum_lanes(lanes);
+        *other = static_cast<double>(with);
+        if (!kNorms) sum = with;
+    }
+    if (sum - sum == 0) return true;
+    FiniteCheck<F> check;
+    for (std::size_t c = 0; c < kDistanceBlock; c += kCount) check.see(read_as<T, F>(x + c * sizeof(T)));
+    return check.finite();
+}
+
+template <class S>
+bool block_norms(const char* x, const char* y, double* norm, double* other) {
+    return block_single<S, true, false>(x, y, norm, other);
+}
+template <class S>
+bool block_other(const char* x, const char* y, double* norm, double* other) {
+    return block_single<S, false, true>(x, y, norm, other);
+}
+template <class S>
+bool block_both(const char* x, const char* y, double* norm, double* other) {
+    return block_single<S, true, true>(x, y, norm, other);
 }
 
 }  // namespace LEVEL

@@ -75,14 +75,35 @@ Clients py_combine(const Array<std::uint64_t>& pointers, const Array<std::int64_
     return cuda::combine(rows, w, address(out), stream);
 }
 
-Clients py_distances(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
-                     const std::string& dtype, std::size_t column, Array<double> part, Array<double> total,
-                     Stream stream) {
+template <Clients (*kMeasure)(const Rows&, std::size_t, double*, double*, Stream)>
+Clients py_pairs(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                 const std::string& dtype, std::size_t column, Array<double> part, Array<double> total,
+                 Stream stream) {
     const Rows rows = make_rows(pointers, bounds, dtype);
-    double* p = square_matrix(part, rows.n, "distances: part");
-    double* t = square_matrix(total, rows.n, "distances: total");
+    double* p = square_matrix(part, rows.n, "part");
+    double* t = square_matrix(total, rows.n, "total");
     const py::gil_scoped_release release;
-    return cuda::distances(rows, column, p, t, stream);
+    return kMeasure(rows, column, p, t, stream);
+}
+
+Clients py_norms(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+                 const std::string& dtype, std::size_t column, Array<double> part, Array<double> total,
+                 Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    double *p = values(part, rows.n, "part"), *t = values(total, rows.n, "total");
+    const py::gil_scoped_release release;
+    return cuda::norms(rows, column, p, t, stream);
+}
+
+template <Clients (*kMeasure)(const Rows&, std::size_t, std::size_t, double*, double*, Stream),
+          std::size_t kEach>
+Clients py_row(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
+               const std::string& dtype, std::size_t row, std::size_t column, Array<double> part,
+               Array<double> total, Stream stream) {
+    const Rows rows = make_rows(pointers, bounds, dtype);
+    double *p = values(part, kEach * rows.n, "part"), *t = values(total, kEach * rows.n, "total");
+    const py::gil_scoped_release release;
+    return kMeasure(rows, row, column, p, t, stream);
 }
 
 Clients py_mixed(const Array<std::uint64_t>& pointers, const Array<std::int64_t>& bounds,
@@ -114,8 +135,15 @@ PYBIND11_MODULE(_cuda, m, py::mod_gil_not_used()) {
     m.def("phocas", &py_phocas, pointers, bounds, dtype, py::arg("f"), out, stream);
     m.def("majority", &py_majority, pointers, bounds, dtype, out, stream);
     m.def("combine", &py_combine, pointers, bounds, dtype, py::arg("weights").noconvert(), out, stream);
-    m.def("distances", &py_distances, pointers, bounds, dtype, py::arg("column"), py::arg("part").noconvert(),
-          py::arg("total").noconvert(), stream);
+    const auto row = py::arg("row"), column = py::arg("column");
+    const auto part = py::arg("part").noconvert(), total = py::arg("total").noconvert();
+    m.def("distances", &py_pairs<&cuda::distances>, pointers, bounds, dtype, column, part, total, stream);
+    m.def("products", &py_pairs<&cuda::products>, pointers, bounds, dtype, column, part, total, stream);
+    m.def("norms", &py_norms, pointers, bounds, dtype, column, part, total, stream);
+    m.def("distances_to", &py_row<&cuda::distances_to, 1>, pointers, bounds, dtype, row, column, part, total,
+          stream);
+    m.def("products_with", &py_row<&cuda::products_with, 2>, pointers, bounds, dtype, row, column, part,
+          total, stream);
     m.def("mixed", &py_mixed, pointers, bounds, dtype, py::arg("matrix").noconvert(), py::arg("rule"),
           py::arg("argument"), out, stream);
     m.def("nonfinite", &py_nonfinite, pointers, bounds, dtype, stream);

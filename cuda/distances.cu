@@ -1,4 +1,4 @@
-// Squared distances between clients, in the shape of csrc/distances.h.
+// Squared distances and inner products of clients, in the shape of csrc/distances.h.
 //
 //   sums_kernel  one block of 512 columns for a tile of clients x clients: chunks of columns go through
 //   shared
@@ -6,15 +6,20 @@
 //                sums of kSquare x kSquare pairs in registers: two floating-point operations per pair and
 //                column, 2 / kSquare loads from shared memory. The lanes meet by shuffles; out: one value per
 //                pair and block of columns.
+//   single_kernel  16 threads, one for each lane, per client and block: its square, and what it makes with
+//   one
+//                other client; memory-bound.
 //   add_kernel   adds these up in order, in float64, a superblock at a time.
-// Bound: floating-point issue for n > 16 (n = 100: some 10^4 operations and 400 bytes a column; of them
-// tiles of 8 x 8 waste 15 %), memory below. A row is read ceil(n / 32) + 1 times, but once from memory:
-// blocks that share it run side by side.
+// Products are float64 whatever the rows are: half the rate of the distances of float32 rows where the device
+// has float64 units. Bound: floating-point issue for n > 16 (n = 100: some 10^4 operations and 400 bytes a
+// column; of them tiles of 8 x 8 waste 15 %), memory below. A row is read ceil(n / 32) + 1 times, but once
+// from memory: blocks that share it run side by side.
 #include "distances.cuh"
 
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "columns.cuh"
@@ -95,18 +100,30 @@ __device__ __forceinline__ void load_chunk(const PiecedRows& rows, unsigned firs
         const unsigned i = first + r;
         F x = 0;
         if (inside && i < rows.n) {
-            x = widen(read_any<T>(address[i] + offset));
+            x = static_cast<F>(widen(read_any<T>(address[i] + offset)));
             if (report && !finite(x)) raise(rows.bad + i, 1);
         }
         tile[r * kStride<F, kSquare> + c] = x;
     }
 }
 
-__device__ inline float fused_square(float t, float sum) { return fmaf(t, t, sum); }
-__device__ inline double fused_square(double t, double sum) { return fused(t, t, sum); }
+// What a sum over values of T is computed in.
+template <class T, bool kProduct>
+using Summed = std::conditional_t<kProduct, double, Widened<T>>;
+
+__device__ inline float fused_sum(float x, float y, float sum) { return fmaf(x, y, sum); }
+__device__ inline double fused_sum(double x, double y, double sum) { return fused(x, y, sum); }
+
+// sum + (x - y)^2, or sum + x y.
+template <bool kProduct, class F>
+__device__ __forceinline__ F add_term(F x, F y, F sum) {
+    if constexpr (kProduct) return fused_sum(x, y, sum);
+    const F t = x - y;
+    return fused_sum(t, t, sum);
+}
 
 // sum[j * kSquare + i] += over this thread's lane of a chunk of rows x, x + 1, ... and y, y + 1, ...
-template <unsigned kSquare, class F>
+template <unsigned kSquare, bool kProduct, class F>
 __device__ __forceinline__ void add_chunk(const F* x, const F* y, F (&sum)[kSquare * kSquare]) {
     constexpr unsigned stride = kStride<F, kSquare>;
 #pragma unroll 1
@@ -119,7 +136,7 @@ __device__ __forceinline__ void add_chunk(const F* x, const F* y, F (&sum)[kSqua
             const F v = y[j * stride + c];
 #pragma unroll
             for (unsigned i = 0; i < kSquare; ++i)
-                sum[j * kSquare + i] = fused_square(u[i] - v, sum[j * kSquare + i]);
+                sum[j * kSquare + i] = add_term<kProduct>(u[i], v, sum[j * kSquare + i]);
         }
     }
 }
@@ -140,17 +157,21 @@ __device__ __forceinline__ void fold(F (&sum)[kAll], unsigned lane) {
     }
 }
 
-__device__ inline std::size_t pair_of(std::size_t i, std::size_t j) { return j * (j - 1) / 2 + i; }  // i < j
+// Place of a pair i < j (products: i <= j), column by column.
+template <bool kProduct>
+__device__ inline std::size_t pair_of(std::size_t i, std::size_t j) {
+    return (kProduct ? j * (j + 1) : j * (j - 1)) / 2 + i;
+}
 
 // Writes what fold() left for clients a, a + 1, ... and b, b + 1, ...
-template <unsigned kSquare, class F>
+template <unsigned kSquare, bool kProduct, class F>
 __device__ __forceinline__ void store_pairs(const F (&sum)[kSquare * kSquare], unsigned lane, unsigned a,
                                             unsigned b, unsigned n, F* out) {
     constexpr unsigned kEach = kSquare * kSquare / kLanes;
 #pragma unroll
     for (unsigned k = 0; k < kEach; ++k) {
         const unsigned at = lane * kEach + k, i = a + at % kSquare, j = b + at / kSquare;
-        if (i < j && j < n) out[pair_of(i, j)] = sum[k];
+        if ((i < j || (kProduct && i == j)) && j < n) out[pair_of<kProduct>(i, j)] = sum[k];
     }
 }
 
@@ -173,10 +194,10 @@ constexpr unsigned kSquareOf = sizeof(F) == 8 ? 4 : 8;
 template <class F>
 constexpr unsigned kSide = 4 * kSquareOf<F>;
 
-template <class T>
+template <class T, bool kProduct>
 __global__ void __launch_bounds__(kBlock, 2)
-    sums_kernel(PiecedRows rows, std::size_t first_block, std::size_t pairs, Widened<T>* sums) {
-    using F = Widened<T>;
+    sums_kernel(PiecedRows rows, std::size_t first_block, std::size_t pairs, Summed<T, kProduct>* sums) {
+    using F = Summed<T, kProduct>;
     constexpr unsigned kSquare = kSquareOf<F>, kRows = kSide<F>, stride = kStride<F, kSquare>;
     TALLYSTICK_SHARED(F, tile, 2 * kRows * stride);
     const Place place = place_in_triangle(blockIdx.x);
@@ -195,22 +216,22 @@ __global__ void __launch_bounds__(kBlock, 2)
         if (!diagonal)
             load_chunk<T, kSquare>(rows, place.column * kRows, kRows, from + c, tile + kRows * stride, false);
         __syncthreads();
-        if (wanted) add_chunk<kSquare>(x, y, sum);
+        if (wanted) add_chunk<kSquare, kProduct>(x, y, sum);
         __syncthreads();
     }
     if (!wanted) return;
     fold<kSquare * kSquare>(sum, lane);
-    store_pairs<kSquare>(sum, lane, a, b, rows.n, sums + blockIdx.y * pairs);
+    store_pairs<kSquare, kProduct>(sum, lane, a, b, rows.n, sums + blockIdx.y * pairs);
 }
 
 // Few clients: all pairs in squares of 4 x 4, several blocks of columns at a time.
 constexpr unsigned kFew = 16, kFewSquare = 4, kFewRows = 64;
 
-template <class T>
+template <class T, bool kProduct>
 __global__ void __launch_bounds__(kBlock, 2)
     few_sums_kernel(PiecedRows rows, std::size_t first_block, std::size_t blocks, unsigned at_once,
-                    std::size_t pairs, Widened<T>* sums) {
-    using F = Widened<T>;
+                    std::size_t pairs, Summed<T, kProduct>* sums) {
+    using F = Summed<T, kProduct>;
     constexpr unsigned stride = kStride<F, kFewSquare>;
     TALLYSTICK_SHARED(F, tile, kFewRows * stride);
     const unsigned groups = (rows.n + kFewSquare - 1) / kFewSquare, squares = groups * (groups + 1) / 2;
@@ -227,13 +248,49 @@ __global__ void __launch_bounds__(kBlock, 2)
             load_chunk<T, kFewSquare>(rows, 0, groups * kFewSquare, (first_block + from + p) * kSpan + c,
                                       tile + p * groups * kFewSquare * stride, true);
         __syncthreads();
-        add_chunk<kFewSquare>(x, y, sum);
+        add_chunk<kFewSquare, kProduct>(x, y, sum);
         __syncthreads();
     }
     fold<kFewSquare * kFewSquare>(sum, lane);
     if (square < squares * at_once && from + part < blocks)
-        store_pairs<kFewSquare>(sum, lane, place.row * kFewSquare, place.column * kFewSquare, rows.n,
-                                sums + (from + part) * pairs);
+        store_pairs<kFewSquare, kProduct>(sum, lane, place.row * kFewSquare, place.column * kFewSquare,
+                                          rows.n, sums + (from + part) * pairs);
+}
+
+// Of every client, in a block of columns, the sum with itself (kNorms), then with client `other` (kOther).
+template <class T, bool kProduct, bool kNorms, bool kOther>
+__global__ void __launch_bounds__(kBlock, 2)
+    single_kernel(PiecedRows rows, unsigned other, std::size_t first_block, Summed<T, kProduct>* sums) {
+    using F = Summed<T, kProduct>;
+    const unsigned lane = threadIdx.x % kLanes;
+    const unsigned client = blockIdx.x * (kBlock / kLanes) + threadIdx.x / kLanes;
+    const unsigned i = client < rows.n ? client : rows.n - 1;  // idle ones: the last again
+    const std::size_t from = (first_block + blockIdx.y) * kSpan;
+    F own = 0, both = 0;
+    bool sane = true;
+#pragma unroll 8
+    for (unsigned c = lane; c < kSpan; c += kLanes) {
+        const std::size_t at = from + c;
+        if (at >= rows.columns()) continue;  // zeros add nothing
+        const unsigned k = rows.piece_of(at);
+        const std::uint64_t offset = (at - static_cast<std::size_t>(rows.bounds[k])) * sizeof(T);
+        const std::uint64_t* address = rows.address + std::size_t{k} * rows.n;
+        const F x = static_cast<F>(widen(read_any<T>(address[i] + offset)));
+        sane = sane && finite(x);
+        if (kNorms) own = add_term<kProduct>(x, x, own);
+        if (kOther)
+            both = add_term<kProduct>(x, static_cast<F>(widen(read_any<T>(address[other] + offset))), both);
+    }
+    if (!sane) raise(rows.bad + i, 1);
+#pragma unroll
+    for (unsigned w = kLanes / 2; w > 0; w /= 2) {
+        if (kNorms) own += __shfl_xor_sync(kAllLanes, own, w);
+        if (kOther) both += __shfl_xor_sync(kAllLanes, both, w);
+    }
+    if (lane != 0 || client >= rows.n) return;
+    F* to = sums + blockIdx.y * std::size_t{rows.n} * (kNorms + kOther);
+    if (kNorms) to[i] = own;
+    if (kOther) to[kNorms * rows.n + i] = both;
 }
 
 // Blocks of a launch that belong to superblock blockIdx.y of it, added up in order: the first goes on with
@@ -283,40 +340,55 @@ __global__ void __launch_bounds__(kBlock, 1)
 constexpr std::size_t kScratch = std::size_t{1} << 24;  // values of sums, 64 MiB
 constexpr std::size_t kMostBlocks = 32768;              // of a launch: below the limit of a grid
 
-template <class T>
+template <class T, bool kProduct>
 void launch_sums(const PiecedRows& rows, std::size_t first_block, std::size_t blocks, std::size_t pairs,
-                 Widened<T>* sums, cudaStream_t stream) {
+                 Summed<T, kProduct>* sums, cudaStream_t stream) {
+    using F = Summed<T, kProduct>;
     const auto count = static_cast<unsigned>(blocks);
     if (rows.n <= kFew) {
         const unsigned groups = (rows.n + kFewSquare - 1) / kFewSquare, squares = groups * (groups + 1) / 2;
         const unsigned at_once = std::min(kFewRows / (groups * kFewSquare), kBlock / kLanes / squares);
-        TALLYSTICK_LAUNCH((few_sums_kernel<T>), (count + at_once - 1) / at_once, kBlock, 0, stream, rows,
-                          first_block, blocks, at_once, pairs, sums);
+        TALLYSTICK_LAUNCH((few_sums_kernel<T, kProduct>), (count + at_once - 1) / at_once, kBlock, 0, stream,
+                          rows, first_block, blocks, at_once, pairs, sums);
     } else {
-        const unsigned groups = (rows.n + kSide<Widened<T>> - 1) / kSide<Widened<T>>;
-        TALLYSTICK_LAUNCH((sums_kernel<T>), dim3(groups * (groups + 1) / 2, count), kBlock, 0, stream, rows,
-                          first_block, pairs, sums);
+        const unsigned groups = (rows.n + kSide<F> - 1) / kSide<F>;
+        TALLYSTICK_LAUNCH((sums_kernel<T, kProduct>), dim3(groups * (groups + 1) / 2, count), kBlock, 0,
+                          stream, rows, first_block, pairs, sums);
     }
     check_launch();
 }
 
-// The n (n - 1) / 2 values above the diagonal, column by column, and back to both sides of it.
-std::vector<double> packed(std::size_t n, const double* matrix) {
-    std::vector<double> values;
-    for (std::size_t j = 1; j < n; ++j)
-        for (std::size_t i = 0; i < j; ++i) values.push_back(matrix[i * n + j]);
-    return values;
-}
-void unpack(const std::vector<double>& values, std::size_t n, double* matrix) {
-    std::size_t at = 0;
-    for (std::size_t j = 1; j < n; ++j)
-        for (std::size_t i = 0; i < j; ++i) matrix[i * n + j] = matrix[j * n + i] = values[at++];
+template <class T, bool kProduct, bool kNorms, bool kOther>
+void launch_single(const PiecedRows& rows, std::size_t other, std::size_t first_block, std::size_t blocks,
+                   Summed<T, kProduct>* sums, cudaStream_t stream) {
+    constexpr unsigned kEach = kBlock / kLanes;
+    TALLYSTICK_LAUNCH((single_kernel<T, kProduct, kNorms, kOther>),
+                      dim3((rows.n + kEach - 1) / kEach, static_cast<unsigned>(blocks)), kBlock, 0, stream,
+                      rows, static_cast<unsigned>(other), first_block, sums);
+    check_launch();
 }
 
-template <class T>
-Clients distances_of(const Rows& rows, std::size_t column, double* part, double* total,
-                     Stream stream_number) {
-    const std::size_t n = rows.n, d = rows.d(), pairs = n * (n - 1) / 2;
+// The values i < j (kProduct: i <= j) of a matrix, column by column, and back to both sides of it.
+template <bool kProduct>
+std::vector<double> packed(std::size_t n, const double* matrix) {
+    std::vector<double> values;
+    for (std::size_t j = 0; j < n; ++j)
+        for (std::size_t i = 0; i < j + kProduct; ++i) values.push_back(matrix[i * n + j]);
+    return values;
+}
+template <bool kProduct>
+void unpack(const std::vector<double>& values, std::size_t n, double* matrix) {
+    std::size_t at = 0;
+    for (std::size_t j = 0; j < n; ++j)
+        for (std::size_t i = 0; i < j + kProduct; ++i) matrix[i * n + j] = matrix[j * n + i] = values[at++];
+}
+
+// launch(rows, first block, blocks, sums, stream) writes `pairs` sums in F for every block; part and total
+// hold as many values.
+template <class F, class Launch>
+Clients measure(const Rows& rows, std::size_t column, std::size_t pairs, double* part, double* total,
+                Stream stream_number, Launch launch) {
+    const std::size_t n = rows.n, d = rows.d();
     const DeviceGuard device(rows.pointers[0]);
     const auto stream = reinterpret_cast<cudaStream_t>(stream_number);
     const std::size_t all_blocks = (d + kSpan - 1) / kSpan;
@@ -325,29 +397,28 @@ Clients distances_of(const Rows& rows, std::size_t column, double* part, double*
     Buffer<std::uint64_t> addresses(n * rows.pieces, stream);
     Buffer<std::int64_t> bounds(rows.pieces + 1, stream);
     Buffer<unsigned> bad(n, stream);
-    Buffer<Widened<T>> sums(most * pairs, stream);
+    Buffer<F> sums(most * pairs, stream);
     Buffer<double> found(most_supers * pairs, stream), device_part(pairs, stream),
         device_total(pairs, stream);
     std::vector<std::uint64_t> by_piece(n * rows.pieces);
     for (std::size_t i = 0; i < n; ++i)
         for (std::size_t k = 0; k < rows.pieces; ++k)
             by_piece[k * n + i] = rows.pointers[i * rows.pieces + k];
-    std::vector<double> packed_part = packed(n, part), packed_total = packed(n, total);
     addresses.set(by_piece.data());
     bounds.set(rows.bounds);
     bad.clear();
-    device_part.set(packed_part.data());
-    device_total.set(packed_total.data());
+    device_part.set(part);
+    device_total.set(total);
     const PiecedRows pieced{addresses.data(), bounds.data(), static_cast<unsigned>(n),
                             static_cast<unsigned>(rows.pieces), bad.data()};
     for (std::size_t b = 0; b < all_blocks;) {
         const std::size_t count = std::min(most, all_blocks - b);
         const std::size_t before = (column / kSpan + b) % kBlocksPerSuper;
         const auto supers = static_cast<unsigned>((before + count + kBlocksPerSuper - 1) / kBlocksPerSuper);
-        launch_sums<T>(pieced, b, count, pairs, sums.data(), stream);
-        TALLYSTICK_LAUNCH((add_kernel<Widened<T>>),
-                          dim3(static_cast<unsigned>((pairs + kPairs - 1) / kPairs), supers), kBlock, 0,
-                          stream, sums.data(), pairs, count, before, device_part.data(), found.data());
+        launch(pieced, b, count, sums.data(), stream);
+        TALLYSTICK_LAUNCH((add_kernel<F>), dim3(static_cast<unsigned>((pairs + kPairs - 1) / kPairs), supers),
+                          kBlock, 0, stream, sums.data(), pairs, count, before, device_part.data(),
+                          found.data());
         check_launch();
         const bool whole = b + count < all_blocks || d % kSpan == 0;
         const bool complete = whole && (before + count) % kBlocksPerSuper == 0;
@@ -356,29 +427,90 @@ Clients distances_of(const Rows& rows, std::size_t column, double* part, double*
         check_launch();
         b += count;
     }
-    device_part.get(packed_part.data());
-    device_total.get(packed_total.data());
+    device_part.get(part);
+    device_total.get(total);
     std::vector<unsigned> marked(n);
     bad.get(marked.data());
     check(cudaStreamSynchronize(stream), "finish");
-    unpack(packed_part, n, part);
-    unpack(packed_total, n, total);
     Clients clients;
     for (std::size_t i = 0; i < n; ++i)
         if (marked[i]) clients.push_back(i);
     return clients;
 }
 
+template <class T, bool kProduct>
+Clients pairs_of(const Rows& rows, std::size_t column, double* part, double* total, Stream stream) {
+    const std::size_t n = rows.n, pairs = (kProduct ? n * (n + 1) : n * (n - 1)) / 2;
+    std::vector<double> packed_part = packed<kProduct>(n, part), packed_total = packed<kProduct>(n, total);
+    const Clients bad = measure<Summed<T, kProduct>>(
+        rows, column, pairs, packed_part.data(), packed_total.data(), stream,
+        [pairs](const PiecedRows& pieced, std::size_t first, std::size_t blocks, auto* sums,
+                cudaStream_t on) { launch_sums<T, kProduct>(pieced, first, blocks, pairs, sums, on); });
+    unpack<kProduct>(packed_part, n, part);
+    unpack<kProduct>(packed_total, n, total);
+    return bad;
+}
+
+template <class T, bool kProduct, bool kNorms, bool kOther>
+Clients single_of(const Rows& rows, std::size_t row, std::size_t column, double* part, double* total,
+                  Stream stream) {
+    return measure<Summed<T, kProduct>>(
+        rows, column, rows.n * (kNorms + kOther), part, total, stream,
+        [row](const PiecedRows& pieced, std::size_t first, std::size_t blocks, auto* sums, cudaStream_t on) {
+            launch_single<T, kProduct, kNorms, kOther>(pieced, row, first, blocks, sums, on);
+        });
+}
+
+void check_chunk(const Rows& rows, const char* name, std::size_t column, std::size_t row) {
+    if (column % kChunkUnit != 0)
+        throw std::invalid_argument(std::string(name) + ": column: a multiple of " +
+                                    std::to_string(kChunkUnit) + " expected, got " + std::to_string(column));
+    if (row >= rows.n)
+        throw std::invalid_argument(std::string(name) + ": row: below " + std::to_string(rows.n) +
+                                    " expected, got " + std::to_string(row));
+}
+
 }  // namespace
 
 Clients distances(const Rows& rows, std::size_t column, double* part, double* total, Stream stream) {
-    if (column % kChunkUnit != 0)
-        throw std::invalid_argument("distances: column: a multiple of " + std::to_string(kChunkUnit) +
-                                    " expected, got " + std::to_string(column));
+    check_chunk(rows, "distances", column, 0);
     if (rows.d() == 0) return {};
     if (rows.n == 1) return nonfinite(rows, stream);
     return with_type(rows.dtype,
-                     [&](auto x) { return distances_of<decltype(x)>(rows, column, part, total, stream); });
+                     [&](auto x) { return pairs_of<decltype(x), false>(rows, column, part, total, stream); });
+}
+
+Clients products(const Rows& rows, std::size_t column, double* part, double* total, Stream stream) {
+    check_chunk(rows, "products", column, 0);
+    if (rows.d() == 0) return {};
+    return with_type(rows.dtype,
+                     [&](auto x) { return pairs_of<decltype(x), true>(rows, column, part, total, stream); });
+}
+
+Clients norms(const Rows& rows, std::size_t column, double* part, double* total, Stream stream) {
+    check_chunk(rows, "norms", column, 0);
+    if (rows.d() == 0) return {};
+    return with_type(rows.dtype, [&](auto x) {
+        return single_of<decltype(x), true, true, false>(rows, 0, column, part, total, stream);
+    });
+}
+
+Clients distances_to(const Rows& rows, std::size_t row, std::size_t column, double* part, double* total,
+                     Stream stream) {
+    check_chunk(rows, "distances_to", column, row);
+    if (rows.d() == 0) return {};
+    return with_type(rows.dtype, [&](auto x) {
+        return single_of<decltype(x), false, false, true>(rows, row, column, part, total, stream);
+    });
+}
+
+Clients products_with(const Rows& rows, std::size_t row, std::size_t column, double* part, double* total,
+                      Stream stream) {
+    check_chunk(rows, "products_with", column, row);
+    if (rows.d() == 0) return {};
+    return with_type(rows.dtype, [&](auto x) {
+        return single_of<decltype(x), true, true, true>(rows, row, column, part, total, stream);
+    });
 }
 
 }  // namespace tallystick::cuda

@@ -6,5 +6,11 @@
 namespace tallystick::cuda {
 
 Clients distances(const Rows& rows, std::size_t column, double* part, double* total, Stream stream);
+Clients products(const Rows& rows, std::size_t column, double* part, double* total, Stream stream);
+Clients norms(const Rows& rows, std::size_t column, double* part, double* total, Stream stream);
+Clients distances_to(const Rows& rows, std::size_t row, std::size_t column, double* part, double* total,
+                     Stream stream);
+Clients products_with(const Rows& rows, std::size_t row, std::size_t column, double* part, double* total,
+                      Stream stream);
 
 }  // namespace tallystick::cuda

@@ -104,20 +104,35 @@ class Rows:
         bad = getattr(_core, name)(pointers, bounds, self.dtype, *arguments, out.ctypes.data)
         return out, bad
 
-    def distances_on_device(self, column=0):
-        from tallystick import _core, _cuda
-
-        part, total = np.zeros((2, len(self.rows), len(self.rows)))
-        bad = _cuda.distances(self.pointers, self.bounds, self.dtype, column, part, total, 0)
-        _core.distances_finish(part, total)
-        return total, bad
+    def distances_on_device(self):
+        return self.measured_on_device("distances")
 
     def distances_on_cpu(self):
+        return self.measured_on_cpu("distances")
+
+    def measured_on_device(self, kind, *row):
+        """One of the sums over whole rows of csrc/distances.h."""
+        from tallystick import _cuda
+
+        function = getattr(_cuda, kind)
+        return self._measured(
+            kind, lambda *sums: function(self.pointers, self.bounds, self.dtype, *row, 0, *sums, 0)
+        )
+
+    def measured_on_cpu(self, kind, *row):
         from tallystick import _core
 
-        part, total = np.zeros((2, len(self.rows), len(self.rows)))
+        function = getattr(_core, kind)
         pointers = np.array([[row.ctypes.data] for row in self.rows], np.uint64)
         bounds = np.array([0, self.rows.shape[1]], np.int64)
-        bad = _core.distances(pointers, bounds, self.dtype, 0, part, total)
+        return self._measured(kind, lambda *sums: function(pointers, bounds, self.dtype, *row, 0, *sums))
+
+    def _measured(self, kind, measure):
+        from tallystick import _core
+
+        n = len(self.rows)
+        shape = {"distances": (n, n), "products": (n, n), "products_with": (2, n)}.get(kind, (n,))
+        part, total = np.zeros(shape), np.zeros(shape)
+        bad = measure(part, total)
         _core.distances_finish(part, total)
         return total, bad

@@ -245,27 +245,43 @@ def fma(a, b, c):
 
 def distances(rows):
     """Squared distances in the shape of csrc/distances.h: blocks of 512, 16 lanes, superblocks of 2^18."""
-    n, d = rows.shape
     x = rows if rows.dtype == np.float64 else rows.astype(np.float32)
-    x = np.pad(x, ((0, 0), (0, -d % 512))).reshape(n, -1, 32, 16)
-    result = np.zeros((n, n))
-    for i in range(n):
+    result = np.zeros((len(x), len(x)))
+    for i in range(len(x)):
         for j in range(i):
             with np.errstate(over="ignore"):
                 t = x[i] - x[j]
-                lanes = np.zeros((t.shape[0], 16), t.dtype)
-                for step in range(32):
-                    lanes = fma(t[:, step], t[:, step], lanes)
-                for w in (8, 4, 2, 1):
-                    lanes = lanes[:, :w] + lanes[:, w:]
-            total = 0.0
-            for first in range(0, len(lanes), 512):  # blocks of one superblock
-                part = 0.0
-                for block in lanes[first : first + 512, 0].tolist():
-                    part += block
-                total += part
-            result[i, j] = result[j, i] = total
+            result[i, j] = result[j, i] = _summed(t, t)
     return result
+
+
+def products(rows):
+    """Inner products in float64, in the same shape."""
+    x = rows.astype(np.float64)
+    result = np.zeros((len(x), len(x)))
+    for i in range(len(x)):
+        for j in range(i + 1):
+            result[i, j] = result[j, i] = _summed(x[i], x[j], exact=rows.dtype != np.float64)
+    return result
+
+
+def _summed(a, b, exact=False):
+    """exact: products of single values lose nothing in float64, so that no fma is needed."""
+    a, b = (np.pad(v, (0, -len(v) % 512)).reshape(-1, 32, 16) for v in (a, b))
+    lanes = np.zeros((len(a), 16), a.dtype)
+    with np.errstate(over="ignore"):
+        for step in range(32):
+            x, y = a[:, step], b[:, step]
+            lanes = x * y + lanes if exact else fma(x, y, lanes)
+        for w in (8, 4, 2, 1):
+            lanes = lanes[:, :w] + lanes[:, w:]
+    total = 0.0
+    for first in range(0, len(lanes), 512):  # blocks of one superblock
+        part = 0.0
+        for block in lanes[first : first + 512, 0].tolist():
+            part += block
+        total += part
+    return total
 
 
 def combine(rows, weights):

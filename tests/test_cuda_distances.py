@@ -92,6 +92,59 @@ def test_a_nan_client_is_named_and_leaves_the_other_distances_alone(n, dtype):
     np.testing.assert_array_equal(total[np.ix_(others, others)], clean[np.ix_(others, others)])
 
 
+# ---- products and norms ----
+
+KINDS = [("products", ()), ("norms", ()), ("distances_to", (1,)), ("products_with", (1,))]
+
+
+def alike(rows, kind, row):
+    same(rows.measured_on_device(kind, *row), rows.measured_on_cpu(kind, *row))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n", CLIENTS)
+def test_products_and_norms_have_the_bits_of_the_cpu(n, dtype):
+    values = edge(n, dtype, 1100)
+    if dtype == "float64":  # squares stay finite
+        values = np.clip(values, -1e150, 1e150)
+    for cuts, shift in [((), 0), ((7, 100), 1)]:
+        rows = device.Rows(values, cuts, shift)
+        for kind, row in KINDS:
+            alike(rows, kind, row)
+
+
+@pytest.mark.parametrize(
+    "d", [1, 15, 17, BLOCK - 1, BLOCK, BLOCK + 1, SUPERBLOCK, SUPERBLOCK + 3 * BLOCK + 5]
+)
+def test_products_and_norms_of_any_length_have_the_bits_of_the_cpu(d):
+    rows = device.Rows(np.random.default_rng(d).standard_normal((2, d)).astype(np.float32))
+    for kind, row in KINDS:
+        alike(rows, kind, row)
+
+
+@pytest.mark.parametrize("n", [2, 40])
+def test_products_name_a_nan_client_and_leave_the_others_alone(n):
+    values = edge(n, "float32", 700)
+    clean = device.Rows(values).measured_on_device("products")[0]
+    norms = device.Rows(values).measured_on_device("norms")[0]
+    values[0, 650] = np.nan
+    damaged = device.Rows(values, (7, 649), 1)
+    total, bad = damaged.measured_on_device("products")
+    assert bad == [0]
+    np.testing.assert_array_equal(total[1:, 1:], clean[1:, 1:])
+    for kind, row in KINDS[1:]:
+        total, bad = damaged.measured_on_device(kind, *row)
+        assert bad == [0]
+        if kind == "norms":
+            np.testing.assert_array_equal(total[1:], norms[1:])
+
+
+def test_one_client_has_a_norm():
+    rows = device.Rows(edge(1, "float32", 300))
+    for kind, row in (("products", ()), ("norms", ()), ("products_with", (0,)), ("distances_to", (0,))):
+        alike(rows, kind, row)
+
+
 def weights_of(n, kind):
     rng = np.random.default_rng(n)
     if kind == "signs":
@@ -127,6 +180,12 @@ def test_what_distances_and_combine_cannot_take_is_refused_in_words():
         _cuda.distances(*arguments, 0, square, np.zeros((2, 2)), 0)
     with pytest.raises(TypeError):
         _cuda.distances(*arguments, 0, square.astype(np.float32), square, 0)
+    with pytest.raises(ValueError, match="row: below 3"):
+        _cuda.distances_to(*arguments, 3, 0, np.zeros(3), np.zeros(3), 0)
+    with pytest.raises(ValueError, match="products_with: column"):
+        _cuda.products_with(*arguments, 0, 5, np.zeros(6), np.zeros(6), 0)
+    with pytest.raises(ValueError, match="total: 6 values"):
+        _cuda.products_with(*arguments, 0, 0, np.zeros(6), np.zeros(3), 0)
     with pytest.raises(ValueError, match="combine: 3 weights"):
         rows.on_device("combine", np.ones(2))
     with pytest.raises(ValueError, match="finite weights"):
@@ -138,3 +197,5 @@ def test_tsan_distances_and_combine_without_a_race(n):
     rows = device.Rows(edge(n, "float32", 600), (5,))
     same(rows.distances_on_device(), rows.distances_on_cpu())
     rows.on_device("combine", np.ones(n))
+    for kind, row in KINDS:
+        alike(rows, kind, row)

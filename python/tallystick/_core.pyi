@@ -52,6 +52,40 @@ def distances(
     part: npt.NDArray[np.float64],
     total: npt.NDArray[np.float64],
 ) -> list[int]: ...
+def products(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    column: int,
+    part: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64],
+) -> list[int]: ...
+def norms(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    column: int,
+    part: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64],
+) -> list[int]: ...
+def distances_to(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    row: int,
+    column: int,
+    part: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64],
+) -> list[int]: ...
+def products_with(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    row: int,
+    column: int,
+    part: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64],
+) -> list[int]: ...
 def distances_finish(part: npt.NDArray[np.float64], total: npt.NDArray[np.float64]) -> None: ...
 def combine(
     pointers: npt.NDArray[np.uint64],

@@ -80,3 +80,41 @@ def distances(
     total: npt.NDArray[np.float64],
     stream: int,
 ) -> list[int]: ...
+def products(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    column: int,
+    part: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64],
+    stream: int,
+) -> list[int]: ...
+def norms(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    column: int,
+    part: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64],
+    stream: int,
+) -> list[int]: ...
+def distances_to(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    row: int,
+    column: int,
+    part: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64],
+    stream: int,
+) -> list[int]: ...
+def products_with(
+    pointers: npt.NDArray[np.uint64],
+    bounds: npt.NDArray[np.int64],
+    dtype: str,
+    row: int,
+    column: int,
+    part: npt.NDArray[np.float64],
+    total: npt.NDArray[np.float64],
+    stream: int,
+) -> list[int]: ...
